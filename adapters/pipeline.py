@@ -1,0 +1,150 @@
+"""The door in Python: ``pipeline("chat", model=..., plugins=[...])``, here and as ``transformers.pipeline``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal, overload
+
+from transformers import AutoModelForCausalLM, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines import pipeline as transformers_pipeline
+
+from chatplan.chat import Chat
+from chatplan.errors import RequestError
+from chatplan.model import ModelInfo
+from chatplan.plan import GenerationPlan
+from chatplan.request import ChatCompletionRequest
+from chatplan.response import ChatCompletion
+from chatplan.settings import Settings
+from chatplan.stream import Stream
+
+__all__ = ["ChatPipeline", "pipeline", "register"]
+
+_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_SETTINGS = tuple(Settings.__dataclass_fields__)
+
+
+class ChatPipeline(Pipeline):  # type: ignore[misc]
+    """Answers chat requests.
+
+    Args:
+        model, tokenizer, device …: as for every transformers pipeline.
+        plugins, disable: plugins to use beside the built-in and installed ones, and names of plugins to leave out.
+        engine: the engine to run on; ``auto`` lets plugins choose.
+        fields: the settings of :class:`Settings`, and defaults for fields of the request.
+    """
+
+    _pipeline_calls_generate = False
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = True
+
+    def __init__(
+        self,
+        *args: Any,
+        plugins: Iterable[Any] = (),
+        disable: Collection[str] = (),
+        engine: str = "auto",
+        served_model_name: str = "",
+        **fields: Any,
+    ) -> None:
+        settings = Settings(**{name: fields.pop(name) for name in _SETTINGS if name in fields})
+        own = {name: fields.pop(name) for name in list(fields) if name in _TRANSFORMERS_ARGUMENTS}
+        super().__init__(*args, **own)
+        model = ModelInfo.of(self.model, self.tokenizer, settings, served_model_name)
+        self.chat = Chat(model, plugins=plugins, disable=disable, engine=engine, defaults=fields)
+
+    @overload  # type: ignore[override]
+    def __call__(self, inputs: Any, *, stream: Literal[True], **fields: Any) -> Stream: ...
+    @overload
+    def __call__(self, inputs: Any, **fields: Any) -> Any: ...
+
+    def __call__(self, inputs: Any, **fields: Any) -> Any:
+        """Answer messages, a request (object or dict), or a list of either.
+
+        ``fields`` are fields of the request, for every request of a list. Returns a
+        :class:`ChatCompletion`, a list of them for a list, an iterator of them for an iterator of requests, and a
+        :class:`Stream` of chunks with ``stream=True``.
+
+        Raises:
+            RequestError: naming the field, its value and what is allowed.
+        """
+        if is_one_request(inputs):
+            request = self.chat.request(inputs, **fields)
+            return self.chat.stream(request) if request.stream else self.chat.complete(request)
+        if fields.get("stream"):
+            raise RequestError("streams answer one request at a time", param="stream")
+        if isinstance(inputs, (list, tuple)):
+            return self.chat.complete_batch(inputs, **fields)
+        return self.chat.complete_each(inputs, **fields)
+
+    async def acomplete(self, inputs: Any, **fields: Any) -> ChatCompletion:
+        """The answer to one request, without blocking the event loop."""
+        return await self.chat.acomplete(inputs, **fields)
+
+    def astream(self, inputs: Any, **fields: Any) -> Stream:
+        """The chunks of one answer, for ``async for``."""
+        return self.chat.stream(inputs, **fields)
+
+    def plan(self, inputs: Any, **fields: Any) -> GenerationPlan:
+        """What a request would come to, without generating."""
+        return self.chat.plan(inputs, **fields)
+
+    # The steps of transformers' own loop, which this pipeline does not go through: an engine decides on batches.
+
+    def _sanitize_parameters(self, **fields: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return {}, {}, {}
+
+    def preprocess(self, input_: Any, **fields: Any) -> dict[str, Any]:
+        return {"plan": self.chat.plan(input_, **fields)}
+
+    def _forward(self, input_tensors: dict[str, Any], **fields: Any) -> Any:
+        return self.chat.complete(input_tensors["plan"].request)
+
+    def postprocess(self, model_outputs: Any, **fields: Any) -> Any:
+        return model_outputs
+
+
+_TRANSFORMERS_ARGUMENTS = frozenset(
+    "model tokenizer feature_extractor image_processor video_processor processor modelcard framework task args_parser "
+    "device torch_dtype dtype binary_output num_workers".split()
+)
+
+
+def is_one_request(inputs: Any) -> bool:
+    """Whether ``inputs`` is a single request: a request object, a dict, or a list of messages."""
+    if isinstance(inputs, (ChatCompletionRequest, Mapping)):
+        return True
+    first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else None
+    if isinstance(inputs, (list, tuple)) and not inputs:
+        return True  # no messages: refused as such
+    return (isinstance(first, Mapping) and "role" in first) or hasattr(first, "role")
+
+
+def pipeline(task: str = "chat", model: Any = None, **arguments: Any) -> ChatPipeline:
+    """``transformers.pipeline`` with ``"chat"`` among its tasks.
+
+    Args:
+        task: ``"chat"``; other tasks are transformers' own.
+        model: a name on the hub, a folder, or a loaded model (then pass ``tokenizer`` too).
+        arguments: as for ``transformers.pipeline`` (``device_map``, ``dtype`` …) and :class:`ChatPipeline`.
+    """
+    made: ChatPipeline = transformers_pipeline(task, model=model, **arguments)
+    return made
+
+
+def register() -> None:
+    """Make ``"chat"`` a task of ``transformers.pipeline``. Importing this module does so, and chatplan sees to that."""
+    if "chat" not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            "chat",
+            pipeline_class=ChatPipeline,
+            pt_model=AutoModelForCausalLM,
+            default={"model": (_DEFAULT_MODEL, "main")},
+            type="text",
+        )
+
+
+register()

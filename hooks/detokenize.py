@@ -1,0 +1,113 @@
+"""From tokens to text, never half a character."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tokenizers.decoders import DecodeStream
+
+from chatplan.hookspecs import hookimpl
+from chatplan.model import ModelInfo
+from chatplan.output import OutputStage, StageState, Step
+from chatplan.plan import OutputOrder, Prompt
+from chatplan.request import ChatCompletionRequest
+from chatplan.row import Row
+
+_CONTEXT = 6  # prompt tokens that decide whether the first token begins with a space
+
+
+@dataclass(frozen=True)
+class Detokenize(OutputStage):
+    """Text of each token, as soon as its characters are whole."""
+
+    order: ClassVar[OutputOrder] = OutputOrder.DETOKENIZE
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    include_stop: bool = False
+
+    def open(self, row: Row) -> StageState:
+        tokenizer, context = row.model.tokenizer, row.prompt_ids[-_CONTEXT:]
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        reader = _Slow(self, tokenizer, context) if backend is None else _Fast(self, backend, context)
+        return _Reading(self, reader, row.model.tokens.added)
+
+
+class _Reading(StageState):
+    def __init__(self, wish: Detokenize, reader: _Fast | _Slow, added: Mapping[int, str]) -> None:
+        self.wish, self.reader, self.added = wish, reader, added
+        self.after_special = False
+
+    def feed(self, step: Step) -> None:
+        # The token that ends the answer has no text of its own, unless the request keeps it.
+        if step.finish_reason == "stop" and not self.wish.include_stop:
+            return
+        step.text = "".join(self._text(token) for token in step.token_ids)
+
+    def _text(self, token: int) -> str:
+        special = token in self.added
+        text = self.reader.step(token)
+        if special and self.after_special and not self.wish.spaces_between_special_tokens and text:
+            text = text.lstrip(" ")  # decoders that join words would put a space between the two
+        self.after_special = special
+        return text
+
+
+class _Fast:
+    """``tokenizers``' own stream, which holds bytes until they are a character."""
+
+    def __init__(self, wish: Detokenize, backend: Any, context: Sequence[int]) -> None:
+        self.backend = backend
+        self.stream = DecodeStream(skip_special_tokens=wish.skip_special_tokens)
+        for token in context:
+            self.step(token)
+
+    def step(self, token: int) -> str:
+        return self.stream.step(self.backend, token) or ""
+
+
+class _Slow:
+    """Tokenizers in Python: the text of all tokens since the last whole character, less what was given out."""
+
+    def __init__(self, wish: Detokenize, tokenizer: Any, context: Sequence[int]) -> None:
+        self.wish, self.tokenizer = wish, tokenizer
+        self.ids = list(context)
+        self.shown = self._decode()
+
+    def step(self, token: int) -> str:
+        self.ids.append(token)
+        text = self._decode()
+        if text.endswith("\ufffd"):
+            return ""
+        new, self.shown = text[len(self.shown) :], text
+        if len(self.ids) > 8 * _CONTEXT:
+            self.ids = self.ids[-_CONTEXT:]
+            self.shown = self._decode()
+        return new
+
+    def _decode(self) -> str:
+        return str(
+            self.tokenizer.decode(
+                self.ids,
+                skip_special_tokens=self.wish.skip_special_tokens,
+                spaces_between_special_tokens=self.wish.spaces_between_special_tokens,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+
+
+@hookimpl
+def request_fields() -> Collection[str]:
+    return ["skip_special_tokens", "spaces_between_special_tokens"]
+
+
+@hookimpl
+def output_stages(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo) -> Iterable[OutputStage] | None:
+    return [
+        Detokenize(
+            request.skip_special_tokens,
+            request.spaces_between_special_tokens,
+            request.include_stop_str_in_output,
+        )
+    ]

@@ -1,0 +1,160 @@
+"""A model and its plugins, ready to answer. Every door goes through this."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from chatplan.compiler import check_fields, compile_plan
+from chatplan.errors import PluginError, RequestError
+from chatplan.folding import fold
+from chatplan.manager import Plugins
+from chatplan.request import ChatCompletionRequest, parse_request
+from chatplan.response import ChatCompletion, ChatCompletionChunk
+from chatplan.run import Run, execute
+from chatplan.stream import Stream
+
+if TYPE_CHECKING:
+    from chatplan.engine import Engine
+    from chatplan.model import ModelInfo
+    from chatplan.plan import GenerationPlan
+
+__all__ = ["Chat"]
+
+log = logging.getLogger("chatplan")
+
+
+class Chat:
+    """Answers requests with one model.
+
+    Args:
+        model: what :meth:`ModelInfo.of` makes of a loaded model.
+        plugins, disable: as :class:`Plugins` takes them.
+        engine: the name of the engine to run on; ``auto`` lets plugins choose.
+        defaults: values for request fields that a request leaves out.
+        options: further options for the ``engine`` hook.
+
+    Raises:
+        RequestError: a default is no valid value, or nobody answers for its field.
+        PluginError: a plugin is wrong, or there is no such engine.
+    """
+
+    def __init__(
+        self,
+        model: ModelInfo,
+        *,
+        plugins: Iterable[Any] = (),
+        disable: Collection[str] = (),
+        engine: str = "auto",
+        defaults: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model = model
+        self.plugins = plugins if isinstance(plugins, Plugins) else Plugins(plugins, disable)
+        self.engine = self._make_engine({**(options or {}), "engine": engine})
+        self.defaults: dict[str, Any] = {}
+        self.defaults = self._check_defaults(defaults or {})
+
+    def request(self, given: Any, **fields: Any) -> ChatCompletionRequest:
+        """A valid request of messages, a dict or a request object; ``fields`` win over it, and it over the defaults.
+
+        Raises:
+            RequestError: naming the field, its value and what is allowed.
+        """
+        if isinstance(given, ChatCompletionRequest):
+            if not fields and not self.defaults and isinstance(given, self.plugins.request_type):
+                return given
+            given = {name: getattr(given, name) for name in given.model_fields_set} | (given.model_extra or {})
+        elif not isinstance(given, Mapping):
+            given = {"messages": given}
+        data = {**given, **fields}
+        return parse_request({**self._defaults_beside(data), **data}, self.plugins.request_type)
+
+    def plan(self, given: Any, **fields: Any) -> GenerationPlan:
+        """The plan of a request, as the engine would run it."""
+        return compile_plan(self.request(given, **fields), self.model, self.plugins, self.engine.unsupported)
+
+    def complete(self, given: Any, **fields: Any) -> ChatCompletion:
+        """The whole answer to one request."""
+        return self.complete_batch([given], **fields)[0]
+
+    def complete_batch(self, given: Sequence[Any], **fields: Any) -> list[ChatCompletion]:
+        """The answers to several requests, in order, generated together; each is what it would be alone."""
+        plans = [self._plan_at(position, len(given), item, fields) for position, item in enumerate(given)]
+        for plan in plans:
+            if plan.request.stream:
+                raise RequestError("complete() gives whole answers; use stream()", param="stream")
+        chunks: list[list[ChatCompletionChunk]] = [[] for _ in plans]
+        runs = [Run(plan, self.model, box.append) for plan, box in zip(plans, chunks, strict=True)]
+        self._execute(runs)
+        for run in runs:
+            if run.error is not None:
+                raise run.error
+        return [fold(box) for box in chunks]
+
+    def complete_each(self, given: Iterable[Any], **fields: Any) -> Iterator[ChatCompletion]:
+        """Answers to an endless or lazy supply of requests, in order, taken a batch at a time."""
+        supply = iter(given)
+        while batch := list(islice(supply, self.model.settings.batch_size)):
+            yield from self.complete_batch(batch, **fields)
+
+    def stream(self, given: Any, **fields: Any) -> Stream:
+        """The answer to one request as it is generated. A refused request raises here, not while reading."""
+        plan = self.plan(given, **{**fields, "stream": True})
+        return Stream(lambda sink: Run(plan, self.model, sink), lambda run: self._execute([run]))
+
+    async def acomplete(self, given: Any, **fields: Any) -> ChatCompletion:
+        """:meth:`complete` without blocking the event loop; cancelling the task stops generating within a token."""
+        plan = self.plan(given, **fields)
+        chunks: list[ChatCompletionChunk] = []
+        run = Run(plan, self.model, chunks.append)
+        try:
+            await asyncio.to_thread(self._execute, [run])
+        except asyncio.CancelledError:
+            run.cancel()
+            raise
+        if run.error is not None:
+            raise run.error
+        return fold(chunks)
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+        self.engine.close()
+
+    def _make_engine(self, options: Mapping[str, Any]) -> Engine:
+        answer = self.plugins.ask_first("engine", model=self.model, options=options)
+        if answer is None:
+            raise PluginError(f"no plugin offers the engine {options['engine']!r}")
+        engine: Engine = answer[1]
+        return engine
+
+    def _check_defaults(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        example = {"messages": [{"role": "user", "content": ""}], **defaults}
+        check_fields(parse_request(example, self.plugins.request_type), self.plugins, self.engine.unsupported)
+        return dict(defaults)
+
+    def _defaults_beside(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The defaults, less those that another spelling of the same field in ``data`` replaces."""
+        if data.get("max_tokens") is not None or data.get("max_completion_tokens") is not None:
+            return {k: v for k, v in self.defaults.items() if k not in ("max_tokens", "max_completion_tokens")}
+        return self.defaults
+
+    def _plan_at(self, position: int, total: int, given: Any, fields: Mapping[str, Any]) -> GenerationPlan:
+        try:
+            return self.plan(given, **fields)
+        except RequestError as error:
+            if total > 1:  # in a list of requests, say which one
+                error.param = f"[{position}]" + (f".{error.param}" if error.param else "")
+            raise
+
+    def _execute(self, runs: Sequence[Run]) -> None:
+        execute(self.engine, runs)
+        for run in runs:
+            try:
+                usage = None if run.error else run.usage
+                self.plugins.ask("request_finished", request=run.plan.request, usage=usage, error=run.error)
+            except Exception:
+                log.exception("a request_finished hook raised; observers never change the answer")

@@ -1,0 +1,133 @@
+"""Compiles a request into a generation plan, by asking every hook. How hooks' results combine is written here alone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from chatplan.errors import PluginConflictError, PluginError, UnsupportedFieldError
+from chatplan.plan import ENGINE_ATTRIBUTES, Effect, GenerationPlan, Prompt, Stage
+
+if TYPE_CHECKING:
+    from chatplan.manager import Plugins
+    from chatplan.model import ModelInfo
+    from chatplan.request import ChatCompletionRequest
+
+__all__ = ["compile_plan"]
+
+
+def compile_plan(
+    request: ChatCompletionRequest, model: ModelInfo, plugins: Plugins, unsupported: Mapping[str, str] | None = None
+) -> GenerationPlan:
+    """The plan of ``request``.
+
+    Args:
+        unsupported: fields that the engine cannot honour, with reasons.
+
+    Raises:
+        RequestError: a field is refused; ``UnsupportedFieldError`` when nobody answers for it.
+        PluginConflictError: two plugins want different things.
+    """
+    check_fields(request, plugins, unsupported or {})
+    plugins.ask("check_request", request=request, model=model)
+    effects: list[Effect] = []
+    args = merge("template_args", plugins.ask("template_args", request=request, model=model), effects)
+    prompt = render(request, model, args, plugins, effects)
+    about = {"request": request, "prompt": prompt, "model": model}
+    config = merge("generation_config", plugins.ask("generation_config", **about), effects)
+    check_attributes(config, effects)
+    processors = staged(plugins.ask("logits_processors", **about), effects)
+    stopping = collect("stopping_criteria", plugins.ask("stopping_criteria", **about), effects)
+    outputs = collect("output_stages", plugins.ask("output_stages", **about), effects)
+    return GenerationPlan(
+        request=request,
+        request_id=request.request_id or uuid.uuid4().hex,
+        model=request.model or model.name,
+        prompt=prompt,
+        template_args=args,
+        generation_config=config,
+        processors=processors,
+        stopping_criteria=tuple(stopping),
+        output_stages=tuple(sorted(outputs, key=lambda stage: stage.order)),
+        effects=tuple(effects),
+    )
+
+
+def check_fields(request: ChatCompletionRequest, plugins: Plugins, unsupported: Mapping[str, str]) -> None:
+    """Nothing is ever silently ignored: each field that is set has a plugin that answers for it."""
+    for name in request.given():
+        if name not in plugins.fields:
+            raise UnsupportedFieldError(name)
+        if name in unsupported:
+            raise UnsupportedFieldError(name, unsupported[name])
+
+
+def merge(hook: str, answers: Iterable[tuple[str, Mapping[str, Any]]], effects: list[Effect]) -> dict[str, Any]:
+    """One dict of all plugins' dicts; a key with two values is a conflict."""
+    merged: dict[str, Any] = {}
+    owner: dict[str, str] = {}
+    for plugin, answer in answers:
+        for key, value in answer.items():
+            if key in merged and merged[key] != value:
+                raise PluginConflictError(f"{hook}[{key!r}] = {merged[key]!r} or {value!r}", (owner[key], plugin))
+            if key not in merged:
+                effects.append(Effect(plugin, hook, key, value))
+            merged[key] = value
+            owner.setdefault(key, plugin)
+    return merged
+
+
+def render(
+    request: ChatCompletionRequest, model: ModelInfo, args: Mapping[str, Any], plugins: Plugins, effects: list[Effect]
+) -> Prompt:
+    """The first plugin's prompt."""
+    answer = plugins.ask_first("render_prompt", request=request, model=model, template_args=args)
+    if answer is None:
+        raise PluginError("no plugin renders prompts; the built-in `template` is switched off")
+    plugin, prompt = answer
+    if not isinstance(prompt, Prompt):
+        raise PluginError(f"plugin {plugin!r}: render_prompt returned {type(prompt).__name__}, not a Prompt")
+    effects.append(Effect(plugin, "render_prompt", "prompt", prompt))
+    return prompt
+
+
+def check_attributes(config: Mapping[str, Any], effects: Iterable[Effect]) -> None:
+    """A misspelt attribute would have no effect, so it is an error."""
+    for key in config:
+        if key not in ENGINE_ATTRIBUTES and key not in _generation_attributes():
+            plugin = next(effect.plugin for effect in effects if effect.name == key)
+            raise PluginError(f"plugin {plugin!r}: GenerationConfig has no attribute {key!r}")
+    if "max_new_tokens" not in config:
+        raise PluginError("no plugin sets max_new_tokens; the built-in `length` is switched off")
+
+
+@lru_cache(maxsize=1)
+def _generation_attributes() -> frozenset[str]:
+    from transformers import GenerationConfig
+
+    return frozenset(vars(GenerationConfig()))
+
+
+def staged(answers: Iterable[tuple[str, Iterable[Any]]], effects: list[Effect]) -> tuple[tuple[Stage, Any], ...]:
+    """All processors, each with its stage, in the order in which they run."""
+    found = []
+    for plugin, items in answers:
+        for item in items:
+            stage, processor = item if isinstance(item, tuple) else (getattr(item, "stage", None), item)
+            if not isinstance(stage, Stage):
+                raise PluginError(f"plugin {plugin!r}: {type(processor).__name__} comes without a Stage to run in")
+            found.append((stage, processor))
+            effects.append(Effect(plugin, "logits_processors", stage.name.lower(), processor))
+    return tuple(sorted(found, key=lambda pair: pair[0]))
+
+
+def collect(hook: str, answers: Iterable[tuple[str, Iterable[Any]]], effects: list[Effect]) -> list[Any]:
+    """All plugins' items, in one list."""
+    found = []
+    for plugin, items in answers:
+        for item in items:
+            found.append(item)
+            effects.append(Effect(plugin, hook, type(item).__name__, item))
+    return found

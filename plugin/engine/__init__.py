@@ -1,0 +1,5 @@
+"""Engines run plans. ``generate`` uses ``model.generate``; others are plugins of the same small interface."""
+
+from chatplan.engine.base import Engine
+
+__all__ = ["Engine"]

@@ -1,0 +1,43 @@
+"""What every engine promises: give it rows, and it pushes tokens into them until each is over."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from chatplan.plan import GenerationPlan
+    from chatplan.response import PromptLogprob
+    from chatplan.row import Row
+
+__all__ = ["Engine"]
+
+PromptLogprobs = list["dict[str, PromptLogprob] | None"]
+
+
+class Engine(ABC):
+    """Runs plans.
+
+    Attributes:
+        name: as in ``engine="generate"``.
+        unsupported: request fields this engine cannot honour, each with the reason; such a request is refused by name.
+    """
+
+    name: ClassVar[str]
+    unsupported: ClassVar[Mapping[str, str]] = {}
+
+    @abstractmethod
+    def run(self, rows: Sequence[Row]) -> None:
+        """Generate until every row is finished, pushing each token as it is drawn.
+
+        A row that is cancelled takes no further step. What one row's stages raise is that row's error alone; what the
+        model raises propagates.
+        """
+
+    @abstractmethod
+    def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
+        """One entry for each prompt token: ``None`` for the first, then the token taken and the likeliest ones."""
+
+    def close(self) -> None:
+        """Give back what the engine holds. It is not used afterwards."""

@@ -1,0 +1,85 @@
+"""Beam search, by ``model.generate``'s own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from chatplan.engine.batches import input_device, model_inputs
+from chatplan.engine.sampler import Sampler
+from chatplan.engine.scoring import score_tokens
+from chatplan.plan import Stage, StopTokens
+from chatplan.row import Row
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from chatplan.model import ModelInfo
+
+__all__ = ["run_beams"]
+
+# Beams are compared, not drawn; their log-probabilities are read from the finished ones.
+_SKIP = frozenset({Stage.DRAW, Stage.LOGPROBS, Stage.PROCESSED_LOGPROBS})
+
+
+def run_beams(model: PreTrainedModel, info: ModelInfo, rows: Sequence[Row], config: GenerationConfig) -> None:
+    """Search for the rows of one request, best first, then push each finished beam through its row."""
+    plan = rows[0].plan
+    stops = [i for item in plan.stopping_criteria if isinstance(item, StopTokens) for i in item.token_ids]
+    ends = [*(plan.generation_config.get("eos_token_id") or ()), *stops]
+    config.num_return_sequences = len(rows)
+    config.eos_token_id = ends or config.eos_token_id
+    device = input_device(model)
+    inputs = model_inputs(rows[:1], info.pad_token_id, device)
+    beams = model.generate(
+        **inputs,
+        generation_config=config,
+        logits_processor=LogitsProcessorList([BeamScores(rows[0], device)]),
+        stopping_criteria=StoppingCriteriaList([Cancelled(rows)]),
+    )
+    for row, beam in zip(rows, beams[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+        deliver(model, row, beam)
+
+
+def deliver(model: PreTrainedModel, row: Row, token_ids: Sequence[int]) -> None:
+    """Push a finished beam token by token, so that stops, text and log-probabilities come as from any other row."""
+    top = row.plan.generation_config.get("logprobs")
+    scores = [] if top is None else list(score_tokens(model, [*row.prompt_ids, *token_ids], top))
+    reads = scores[len(row.prompt_ids) - 1 :]
+    for position, token in enumerate(token_ids):
+        row.scores = reads[position] if reads else None
+        if row.push(token):
+            return
+    row.finish("length")
+
+
+class BeamScores(LogitsProcessor):  # type: ignore[misc]
+    """The plan's processors on each beam, then log-probabilities again, since beams are ranked by their sum."""
+
+    def __init__(self, row: Row, device: torch.device) -> None:
+        self.row = row
+        self.device = device
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+        beams = [self._beam(ids) for ids in input_ids[:, len(self.row.prompt_ids) :].tolist()]
+        return Sampler(beams, self.device, _SKIP)(scores).log_softmax(dim=-1)
+
+    def _beam(self, output_ids: list[int]) -> Row:
+        """A row as the processors see it. Beams change places at every step, so nothing is kept between steps."""
+        beam = Row(self.row.plan, self.row.model, self.row.index)
+        beam.output_ids = output_ids
+        return beam
+
+
+class Cancelled(StoppingCriteria):  # type: ignore[misc]
+    """Ends the search when nobody waits for it."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        over = all(row.finished for row in self.rows)
+        return torch.full((input_ids.shape[0],), over, device=input_ids.device)

@@ -1,0 +1,166 @@
+"""The engine on ``model.generate``: any model, any placement, transformers 4.51 to 5.x.
+
+``generate`` keeps its loop, cache and placement. Two public seams carry everything else: a logits processor works on
+the scores and makes the draw (it leaves one finite score, which ``generate``'s argmax takes), and a stopping criterion
+sees each new token, hands it to the rows and says which are over.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from chatplan.capabilities import UNSUPPORTED
+from chatplan.engine.base import Engine, PromptLogprobs
+from chatplan.engine.batches import PER_ROW, batches, input_device, model_inputs
+from chatplan.engine.beams import run_beams
+from chatplan.engine.sampler import Sampler
+from chatplan.engine.scoring import prompt_logprobs
+from chatplan.plan import StopTokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from chatplan.model import ModelInfo
+    from chatplan.plan import GenerationPlan
+    from chatplan.row import Row
+
+__all__ = ["GenerateEngine"]
+
+
+class GenerateEngine(Engine):
+    """Runs rows in padded batches through ``model.generate``; one call at a time."""
+
+    name = "generate"
+    unsupported = UNSUPPORTED["generate"]
+
+    def __init__(self, info: ModelInfo) -> None:
+        self.info = info
+        self.model = info.require_module()
+        self._lock = threading.Lock()
+
+    def run(self, rows: Sequence[Row]) -> None:
+        # A recurrent state has no mask to hide padding behind, so such models batch equal lengths only.
+        pad = not getattr(self.model, "_is_stateful", False)
+        with self._lock:
+            for batch in batches(rows, self.info.settings.batch_size, pad):
+                self._run_batch([row for row in batch if not row.finished])
+
+    def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
+        with self._lock:
+            return prompt_logprobs(self.model, self.info, plan)
+
+    def _run_batch(self, rows: list[Row]) -> None:
+        if not rows:
+            return
+        if rows[0].plan.beams > 1:
+            run_beams(self.model, self.info, rows, generate_config(self.model, self.info, rows))
+            return
+        device = input_device(self.model)
+        steps = Steps(rows, device)
+        self.model.generate(
+            **model_inputs(rows, self.info.pad_token_id, device),
+            generation_config=generate_config(self.model, self.info, rows),
+            logits_processor=LogitsProcessorList([Draw(steps)]),
+            stopping_criteria=StoppingCriteriaList([Deliver(steps)]),
+            **own_defaults_only(self.model),
+        )
+
+
+class Steps:
+    """The rows of one ``generate`` call, and the sampler for those still running."""
+
+    def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
+        self.rows = list(rows)
+        self.device = device
+        self.sampler = Sampler(rows, device)
+
+    def take(self, tokens: torch.Tensor) -> None:
+        """Give each row its token, int64 ``[rows]``; the sampler shrinks when rows end."""
+        self.sampler.advance(tokens)
+        running = [row for row in self.rows if not row.finished]
+        for row, token in zip(self.rows, tokens.tolist(), strict=True):
+            try:
+                row.push(token)
+            except Exception as error:  # one request's plugin must not end its neighbours
+                row.fail(error)
+        if any(row.finished for row in running):
+            self.sampler = Sampler(self.rows, self.device)
+
+
+class Draw(LogitsProcessor):  # type: ignore[misc]
+    """Scores in, scores out; rows that sample come out with a single finite score."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+        return self.steps.sampler(scores)
+
+
+class Deliver(StoppingCriteria):  # type: ignore[misc]
+    """Hands the new tokens to the rows and tells ``generate`` which rows are over."""
+
+    def __init__(self, steps: Steps) -> None:
+        self.steps = steps
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        self.steps.take(input_ids[:, -1])
+        for row in self.steps.rows:
+            plugin_criteria(row, self.steps.device)
+        return torch.tensor([row.finished for row in self.steps.rows], device=input_ids.device)
+
+
+def plugin_criteria(row: Row, device: torch.device) -> None:
+    """A plain ``transformers.StoppingCriteria`` sees its own row alone; any of them ends it."""
+    criteria = [item for item in row.plan.stopping_criteria if not isinstance(item, StopTokens)]
+    if criteria and not row.finished:
+        ids = torch.tensor([[*row.prompt_ids, *row.output_ids]], device=device)
+        if any(bool(torch.as_tensor(criterion(ids, None)).all()) for criterion in criteria):
+            row.finish("stop")
+
+
+def generate_config(model: PreTrainedModel, info: ModelInfo, rows: Sequence[Row]) -> GenerationConfig:
+    """The model's own GenerationConfig, without what a request decides, with what the plans of ``rows`` say."""
+    config = copy.deepcopy(model.generation_config)
+    planned = {key: value for key, value in rows[0].plan.generation_config.items() if key not in PER_ROW}
+    engine: dict[str, Any] = {
+        "pad_token_id": info.pad_token_id,
+        "max_new_tokens": max(row.plan.max_new_tokens for row in rows),
+        # Rows end by their own rules. None would be replaced by the model's ids, so an id that is never drawn stands in.
+        "eos_token_id": [info.vocab_size or 2**31 - 1],
+    }
+    # Attribute by attribute: `update` would warn of sampling values that another plan of the model had left.
+    for name, value in {**_REQUEST_DECIDES, **planned, **engine}.items():
+        setattr(config, name, value)
+    return config
+
+
+_REQUEST_DECIDES: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "min_length": 0,
+    "min_new_tokens": None,
+    "stop_strings": None,
+    "max_time": None,
+    "return_dict_in_generate": False,
+    "output_scores": False,
+}
+"""What a request, or the engine, decides instead of the checkpoint: back to where transformers does nothing."""
+
+
+def own_defaults_only(model: PreTrainedModel) -> dict[str, Any]:
+    """transformers 4.5x would put the model's defaults back over values that equal the global ones."""
+    return {"use_model_defaults": False} if "use_model_defaults" in inspect.signature(model.generate).parameters else {}

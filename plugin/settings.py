@@ -1,0 +1,34 @@
+"""What is decided when a model is loaded, not by a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Start-up choices and limits.
+
+    Attributes:
+        logprobs_mode: ``raw`` reports the model's own log-probabilities; ``processed`` those after bias, penalties,
+            temperature and filters, as the distribution that was drawn from.
+        max_logprobs: the most alternatives a request may ask for in ``top_logprobs`` and ``prompt_logprobs``; -1 lifts it.
+        max_stop: the most stop strings of one request.
+        batch_size: the most rows (choices of requests) that run through the model together.
+        max_model_len: a context length in tokens below the model's own.
+    """
+
+    logprobs_mode: Literal["raw", "processed"] = "raw"
+    max_logprobs: int = 20
+    max_stop: int = 64
+    batch_size: int = 16
+    max_model_len: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.logprobs_mode not in ("raw", "processed"):
+            raise ValueError(f"logprobs_mode: {self.logprobs_mode!r} is neither 'raw' nor 'processed'")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: must be at least 1, got {self.batch_size}")

@@ -1,0 +1,68 @@
+"""Single tokens as text and as bytes."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["TokenReader"]
+
+_BYTE_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+@lru_cache(maxsize=1)
+def byte_of_character() -> dict[str, int]:
+    """The alphabet of byte-level BPE: printable Latin-1 stands for itself, other bytes for U+0100 onwards."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
+
+
+def decoder_types(tokenizer: Any) -> set[str]:
+    """Names of the decoders a fast tokenizer is made of, such as ``ByteLevel`` or ``ByteFallback``."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or backend.decoder is None:
+        return set()
+    state = json.loads(backend.decoder.__getstate__())
+    return {state["type"], *(part["type"] for part in state.get("decoders", ()))}
+
+
+class TokenReader:
+    """Reads tokens one at a time. Texts are those of the tokenizer; bytes are exact, also inside a character."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.added: dict[int, str] = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+        self.byte_level = "ByteLevel" in decoder_types(tokenizer)
+        self._texts: dict[int, str] = {}
+
+    def text(self, token_id: int) -> str:
+        """The token alone; special tokens by their name, half characters as U+FFFD."""
+        if token_id not in self._texts:
+            self._texts[token_id] = self._read(token_id)
+        return self._texts[token_id]
+
+    def _read(self, token_id: int) -> str:
+        if token_id in self.added:
+            return self.added[token_id]
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:  # models may have more logits than the tokenizer has tokens
+            return ""
+        return str(self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)) or str(token)
+
+    def bytes(self, token_id: int) -> list[int]:
+        """The token's UTF-8 bytes; those of an answer's tokens, joined, are the bytes of its text."""
+        if token_id in self.added:
+            return list(self.added[token_id].encode())
+        token = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
+        if self.byte_level and all(character in byte_of_character() for character in token):
+            return [byte_of_character()[character] for character in token]
+        if match := _BYTE_FALLBACK.fullmatch(token):
+            return [int(match.group(1), 16)]
+        # SentencePiece marks a leading space with U+2581, which decoding one token alone would drop.
+        return list(token.replace("\u2581", " ").encode() if "\u2581" in token else self.text(token_id).encode())
