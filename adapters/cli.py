@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 import chatplan
 from chatplan.errors import ChatplanError, RequestError
@@ -67,7 +68,8 @@ def schema(
     except ChatplanError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    model = {Shape.request: request_type, Shape.response: ChatCompletion, Shape.chunk: ChatCompletionChunk}[shape]
+    types: dict[Shape, type[BaseModel]] = {Shape.request: request_type, Shape.response: ChatCompletion}
+    model = types.get(shape, ChatCompletionChunk)
     typer.echo(json.dumps(model.model_json_schema(), ensure_ascii=False, indent=2))
 
 

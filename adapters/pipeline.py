@@ -24,7 +24,7 @@ _DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _SETTINGS = tuple(Settings.__dataclass_fields__)
 
 
-class ChatPipeline(Pipeline):  # type: ignore[misc]
+class ChatPipeline(Pipeline):
     """Answers chat requests.
 
     Args:
@@ -34,12 +34,13 @@ class ChatPipeline(Pipeline):  # type: ignore[misc]
         fields: the settings of :class:`Settings`, and defaults for fields of the request.
     """
 
+    # The base class declares these as None.
     _pipeline_calls_generate = False
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
-    _load_tokenizer = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = True
 
     def __init__(
         self,
@@ -131,7 +132,8 @@ def pipeline(task: str = "chat", model: Any = None, **arguments: Any) -> ChatPip
         model: a name on the hub, a folder, or a loaded model (then pass ``tokenizer`` too).
         arguments: as for ``transformers.pipeline`` (``device_map``, ``dtype`` …) and :class:`ChatPipeline`.
     """
-    made: ChatPipeline = transformers_pipeline(task, model=model, **arguments)
+    make: Any = transformers_pipeline  # its overloads know the tasks of transformers alone
+    made: ChatPipeline = make(task, model=model, **arguments)
     return made
 
 

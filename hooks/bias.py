@@ -77,6 +77,10 @@ class BadWords(Processor):
         return [sequence[-1] for sequence in self.sequences if ends[len(sequence) - 1] == sequence[:-1]]
 
 
+def _ends_with(output_ids: Sequence[int], tokens: tuple[int, ...]) -> bool:
+    return not tokens or tuple(output_ids[-len(tokens) :]) == tokens
+
+
 @hookimpl
 def request_fields() -> Collection[str]:
     return ["logit_bias", "allowed_token_ids", "bad_words"]

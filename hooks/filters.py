@@ -58,7 +58,7 @@ class TopK(Processor):
 
 @dataclass(frozen=True)
 class TopP(Processor):
-    """Keeps the fewest likeliest tokens whose probabilities reach ``top_p``, and those as likely as the last of them."""
+    """Keeps the fewest likeliest tokens whose probabilities reach ``top_p``, and those as likely as the last."""
 
     stage: ClassVar[Stage] = Stage.TOP_P
     top_p: float

@@ -46,9 +46,9 @@ def request_fields() -> Collection[str]:
 @hookimpl
 def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
     """``min_tokens`` must leave the model something to write."""
-    if request.min_tokens and request.allowed_token_ids is not None:
-        if set(request.allowed_token_ids) <= set(_enders(request, model)):
-            raise RequestError("bans every token that allowed_token_ids allows", param="min_tokens")
+    allowed = request.allowed_token_ids
+    if request.min_tokens and allowed is not None and set(allowed) <= set(_enders(request, model)):
+        raise RequestError("bans every token that allowed_token_ids allows", param="min_tokens")
 
 
 @hookimpl
@@ -84,8 +84,8 @@ def _room(request: ChatCompletionRequest, prompt: int, model: ModelInfo) -> int:
         )
     if asked is not None and prompt + asked > context:
         raise ContextLengthError(
-            f"the model's context is {context} tokens, and this asks for {prompt + asked}: {prompt} in the messages and "
-            f"{asked} in the completion",
+            f"the model's context is {context} tokens, and this asks for {prompt + asked}: {prompt} in the messages "
+            f"and {asked} in the completion",
             param="max_completion_tokens" if request.max_completion_tokens else "max_tokens",
         )
     return asked or min(context - prompt, model.default_max_new_tokens or context)

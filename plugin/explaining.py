@@ -30,7 +30,7 @@ _PREFIX = {
 
 @dataclass(frozen=True)
 class FieldEffect:
-    """One field of the request and what it became; ``field`` is ``None`` for what holds whether or not it is asked for."""
+    """One field of the request and what it became; ``field`` is ``None`` for what holds without being asked for."""
 
     field: str | None
     value: Any
@@ -63,7 +63,8 @@ def explain(request: ChatCompletionRequest, model: ModelInfo, plugins: Plugins) 
     any plugin, without the plugin saying so.
     """
     plan = compile_plan(request, model, plugins)
-    fields, found = [], set()
+    fields: list[FieldEffect] = []
+    found: set[str] = set()
     for name, value in request.given().items():
         became = _lost(plan, _without(request, name, model, plugins))
         found.update(map(_key, became))

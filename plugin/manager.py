@@ -7,11 +7,10 @@ import importlib.metadata
 import inspect
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import pluggy
 from pydantic import Field, create_model
-from pydantic.fields import FieldInfo
 
 from chatplan import hookspecs
 from chatplan.errors import PluginError
@@ -172,10 +171,10 @@ def _name_of(plugin: Any) -> str:
     return plugin.__name__.rpartition(".")[2] if inspect.ismodule(plugin) else type(plugin).__name__
 
 
-def _as_field(plugin: str, name: str, wanted: Any) -> tuple[Any, FieldInfo]:
+def _as_field(plugin: str, name: str, wanted: Any) -> tuple[Any, Any]:
     """A plugin's ``type`` or ``(type, Field)`` as pydantic takes it; absent fields are ``None`` unless it says else."""
     if name.startswith("_"):
         raise PluginError(f"plugin {plugin!r}: a request field cannot be called {name!r}")
     if isinstance(wanted, tuple):
         return wanted
-    return wanted | None, Field(default=None)
+    return Optional[wanted], Field(default=None)  # noqa: UP045  `wanted` may be no plain type

@@ -92,7 +92,7 @@ class ModelInfo:
     def eos_token_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer, from the generation config, else the config, else the tokenizer."""
         for owner in (self.generation_config, self.config, self.tokenizer):
-            ids = getattr(owner, "eos_token_id", None)
+            ids: Any = getattr(owner, "eos_token_id", None)
             if ids is not None:
                 return tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)
         return ()
@@ -100,7 +100,7 @@ class ModelInfo:
     @cached_property
     def pad_token_id(self) -> int:
         """What fills the gap in front of shorter prompts; it is masked, so any id will do."""
-        pad = self.tokenizer.pad_token_id
+        pad: Any = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else (self.eos_token_ids or (0,))[0]
 
     @cached_property

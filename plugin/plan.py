@@ -152,7 +152,7 @@ class GenerationPlan:
 
 
 def describe(value: Any) -> Any:
-    """``value`` as JSON-ready data: dataclasses by their fields, objects JSON has no word for by the name of their type."""
+    """``value`` as JSON-ready data: dataclasses by their fields, what JSON has no word for by the name of its type."""
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, Mapping):

@@ -22,7 +22,7 @@ A callable object may also have ``advance(tokens)``, called after each step with
 
 
 class Processor(ABC):
-    """What one request wants done to its logits: a frozen dataclass, so that the plan which holds it prints and compares.
+    """What one request wants done to its logits: a frozen dataclass, so that the plan holding it prints and compares.
 
     Rows of a batch whose plans hold a processor of the same class are served together: :meth:`for_rows` gets all of
     them and returns one function over their scores. It is called again whenever rows come or go, so state that must

@@ -15,7 +15,7 @@ class Settings:
     Attributes:
         logprobs_mode: ``raw`` reports the model's own log-probabilities; ``processed`` those after bias, penalties,
             temperature and filters, as the distribution that was drawn from.
-        max_logprobs: the most alternatives a request may ask for in ``top_logprobs`` and ``prompt_logprobs``; -1 lifts it.
+        max_logprobs: the most alternatives that ``top_logprobs`` and ``prompt_logprobs`` may ask for; -1 lifts it.
         max_stop: the most stop strings of one request.
         batch_size: the most rows (choices of requests) that run through the model together.
         max_model_len: a context length in tokens below the model's own.

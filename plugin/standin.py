@@ -18,7 +18,7 @@ _TEMPLATE = (
 
 
 def stand_in(name: str | None = None) -> ModelInfo:
-    """A byte tokenizer with a ChatML template; no vocabulary limit, a context of 8192 tokens. It answers to ``name``."""
+    """A byte tokenizer with a ChatML template, no vocabulary limit, a context of 8192 tokens; answers to ``name``."""
     return ModelInfo(name or "stand-in", _byte_tokenizer(), settings=Settings(max_model_len=8192))
 
 

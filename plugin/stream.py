@@ -7,7 +7,6 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from chatplan.response import ChatCompletionChunk
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
     from chatplan.run import Run
 
 __all__ = ["Stream"]
+
+
+Sink = Callable[[ChatCompletionChunk], None]
 
 
 class _Mailbox:
@@ -106,17 +108,13 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Stream:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self.close()
 
     def _open(self, item: ChatCompletionChunk | Exception | None) -> ChatCompletionChunk | None:

@@ -15,7 +15,9 @@ __all__ = ["content_format", "template_mentions", "template_variables"]
 class _GenerationBlock(Extension):
     """``{% generation %} … {% endgeneration %}``, which transformers adds to Jinja; read as its body."""
 
-    tags = {"generation"}
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self.tags = {"generation"}
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
         next(parser.stream)

@@ -39,5 +39,5 @@ class Engine(ABC):
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
         """One entry for each prompt token: ``None`` for the first, then the token taken and the likeliest ones."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most engines hold nothing
         """Give back what the engine holds. It is not used afterwards."""

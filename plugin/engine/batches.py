@@ -11,11 +11,12 @@ import torch
 from chatplan.plan import ENGINE_ATTRIBUTES, describe
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from chatplan.row import Row
 
-__all__ = ["PER_ROW", "batches", "input_device", "model_inputs"]
+__all__ = ["PER_ROW", "CausalLM", "batches", "input_device", "model_inputs"]
+
+CausalLM = Any
+"""A ``PreTrainedModel`` that is a ``GenerationMixin`` too; transformers has no type for both."""
 
 # What may differ between the rows of one `generate` call: the engine keeps these for each row itself.
 PER_ROW = {"max_new_tokens", "eos_token_id", "num_return_sequences", *ENGINE_ATTRIBUTES}
@@ -42,7 +43,7 @@ def _key(row: Row, pad: bool) -> tuple[Any, ...]:
 
 
 def model_inputs(rows: Sequence[Row], pad_token_id: int, device: torch.device) -> dict[str, Any]:
-    """``input_ids`` and ``attention_mask``, int64 ``[rows, longest prompt]``, padded on the left; and further inputs."""
+    """``input_ids`` and ``attention_mask``, int64 ``[rows, longest prompt]`` padded on the left, and further inputs."""
     longest = max(len(row.prompt_ids) for row in rows)
     gaps = [longest - len(row.prompt_ids) for row in rows]
     ids = [[pad_token_id] * gap + list(row.prompt_ids) for gap, row in zip(gaps, rows, strict=True)]
@@ -54,8 +55,9 @@ def model_inputs(rows: Sequence[Row], pad_token_id: int, device: torch.device) -
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device), **extra}
 
 
-def input_device(model: PreTrainedModel) -> torch.device:
+def input_device(model: CausalLM) -> torch.device:
     """Where token ids must be: the device the embeddings run on, also when accelerate keeps the weights elsewhere."""
     hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
     placed = getattr(hook, "execution_device", None)
-    return model.device if placed is None else torch.device(placed)
+    own: torch.device = model.device
+    return own if placed is None else torch.device(placed)

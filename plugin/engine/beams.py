@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from chatplan.engine.batches import input_device, model_inputs
+from chatplan.engine.batches import CausalLM, input_device, model_inputs
 from chatplan.engine.sampler import Sampler
 from chatplan.engine.scoring import score_tokens
 from chatplan.plan import Stage, StopTokens
 from chatplan.row import Row
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from chatplan.model import ModelInfo
 
 __all__ = ["run_beams"]
@@ -25,7 +23,7 @@ __all__ = ["run_beams"]
 _SKIP = frozenset({Stage.DRAW, Stage.LOGPROBS, Stage.PROCESSED_LOGPROBS})
 
 
-def run_beams(model: PreTrainedModel, info: ModelInfo, rows: Sequence[Row], config: GenerationConfig) -> None:
+def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: GenerationConfig) -> None:
     """Search for the rows of one request, best first, then push each finished beam through its row."""
     plan = rows[0].plan
     stops = [i for item in plan.stopping_criteria if isinstance(item, StopTokens) for i in item.token_ids]
@@ -44,7 +42,7 @@ def run_beams(model: PreTrainedModel, info: ModelInfo, rows: Sequence[Row], conf
         deliver(model, row, beam)
 
 
-def deliver(model: PreTrainedModel, row: Row, token_ids: Sequence[int]) -> None:
+def deliver(model: CausalLM, row: Row, token_ids: Sequence[int]) -> None:
     """Push a finished beam token by token, so that stops, text and log-probabilities come as from any other row."""
     top = row.plan.generation_config.get("logprobs")
     scores = [] if top is None else list(score_tokens(model, [*row.prompt_ids, *token_ids], top))
@@ -56,14 +54,14 @@ def deliver(model: PreTrainedModel, row: Row, token_ids: Sequence[int]) -> None:
     row.finish("length")
 
 
-class BeamScores(LogitsProcessor):  # type: ignore[misc]
+class BeamScores(LogitsProcessor):
     """The plan's processors on each beam, then log-probabilities again, since beams are ranked by their sum."""
 
     def __init__(self, row: Row, device: torch.device) -> None:
         self.row = row
         self.device = device
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         beams = [self._beam(ids) for ids in input_ids[:, len(self.row.prompt_ids) :].tolist()]
         return Sampler(beams, self.device, _SKIP)(scores).log_softmax(dim=-1)
 
@@ -74,12 +72,12 @@ class BeamScores(LogitsProcessor):  # type: ignore[misc]
         return beam
 
 
-class Cancelled(StoppingCriteria):  # type: ignore[misc]
+class Cancelled(StoppingCriteria):
     """Ends the search when nobody waits for it."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         over = all(row.finished for row in self.rows)
         return torch.full((input_ids.shape[0],), over, device=input_ids.device)

@@ -18,15 +18,13 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from chatplan.capabilities import UNSUPPORTED
 from chatplan.engine.base import Engine, PromptLogprobs
-from chatplan.engine.batches import PER_ROW, batches, input_device, model_inputs
+from chatplan.engine.batches import PER_ROW, CausalLM, batches, input_device, model_inputs
 from chatplan.engine.beams import run_beams
 from chatplan.engine.sampler import Sampler
 from chatplan.engine.scoring import prompt_logprobs
 from chatplan.plan import StopTokens
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from chatplan.model import ModelInfo
     from chatplan.plan import GenerationPlan
     from chatplan.row import Row
@@ -42,7 +40,7 @@ class GenerateEngine(Engine):
 
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
-        self.model = info.require_module()
+        self.model: CausalLM = info.require_module()
         self._lock = threading.Lock()
 
     def run(self, rows: Sequence[Row]) -> None:
@@ -94,23 +92,23 @@ class Steps:
             self.sampler = Sampler(self.rows, self.device)
 
 
-class Draw(LogitsProcessor):  # type: ignore[misc]
+class Draw(LogitsProcessor):
     """Scores in, scores out; rows that sample come out with a single finite score."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         return self.steps.sampler(scores)
 
 
-class Deliver(StoppingCriteria):  # type: ignore[misc]
+class Deliver(StoppingCriteria):
     """Hands the new tokens to the rows and tells ``generate`` which rows are over."""
 
     def __init__(self, steps: Steps) -> None:
         self.steps = steps
 
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         self.steps.take(input_ids[:, -1])
         for row in self.steps.rows:
             plugin_criteria(row, self.steps.device)
@@ -126,14 +124,14 @@ def plugin_criteria(row: Row, device: torch.device) -> None:
             row.finish("stop")
 
 
-def generate_config(model: PreTrainedModel, info: ModelInfo, rows: Sequence[Row]) -> GenerationConfig:
+def generate_config(model: CausalLM, info: ModelInfo, rows: Sequence[Row]) -> GenerationConfig:
     """The model's own GenerationConfig, without what a request decides, with what the plans of ``rows`` say."""
-    config = copy.deepcopy(model.generation_config)
+    config: GenerationConfig = copy.deepcopy(model.generation_config)
     planned = {key: value for key, value in rows[0].plan.generation_config.items() if key not in PER_ROW}
     engine: dict[str, Any] = {
         "pad_token_id": info.pad_token_id,
         "max_new_tokens": max(row.plan.max_new_tokens for row in rows),
-        # Rows end by their own rules. None would be replaced by the model's ids, so an id that is never drawn stands in.
+        # Rows end by their own rules. The model's ids would replace None, so an id that is never drawn stands in.
         "eos_token_id": [info.vocab_size or 2**31 - 1],
     }
     # Attribute by attribute: `update` would warn of sampling values that another plan of the model had left.
@@ -161,6 +159,7 @@ _REQUEST_DECIDES: dict[str, Any] = {
 """What a request, or the engine, decides instead of the checkpoint: back to where transformers does nothing."""
 
 
-def own_defaults_only(model: PreTrainedModel) -> dict[str, Any]:
+def own_defaults_only(model: CausalLM) -> dict[str, Any]:
     """transformers 4.5x would put the model's defaults back over values that equal the global ones."""
-    return {"use_model_defaults": False} if "use_model_defaults" in inspect.signature(model.generate).parameters else {}
+    known = inspect.signature(model.generate).parameters
+    return {"use_model_defaults": False} if "use_model_defaults" in known else {}

@@ -28,8 +28,9 @@ class _RowByRow:
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         for position, (processor, row) in enumerate(self.work):
-            ids = torch.tensor([[*row.prompt_ids, *row.output_ids]], device=self.device)
-            scores[position] = processor(ids, scores[position : position + 1])[0]
+            ids: Any = torch.tensor([[*row.prompt_ids, *row.output_ids]], device=self.device)
+            own: Any = scores[position : position + 1]
+            scores[position] = processor(ids, own)[0]
         return scores
 
 

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from chatplan.engine.base import PromptLogprobs
-from chatplan.engine.batches import input_device
+from chatplan.engine.batches import CausalLM, input_device
 from chatplan.output import TokenScores
 from chatplan.response import PromptLogprob
 from chatplan.scores import read_scores
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from chatplan.model import ModelInfo
     from chatplan.plan import GenerationPlan
 
@@ -25,7 +23,7 @@ _CHUNK = 512  # positions whose logits are in memory together: [512, vocabulary]
 
 
 @torch.no_grad()
-def score_tokens(model: PreTrainedModel, token_ids: Sequence[int], top: int) -> Iterator[TokenScores]:
+def score_tokens(model: CausalLM, token_ids: Sequence[int], top: int) -> Iterator[TokenScores]:
     """The scores of ``token_ids[1:]``, each given the tokens before it."""
     ids = torch.tensor([list(token_ids)], device=input_device(model))
     whole = len(token_ids) <= _CHUNK or getattr(model, "_is_stateful", False)
@@ -39,7 +37,7 @@ def score_tokens(model: PreTrainedModel, token_ids: Sequence[int], top: int) -> 
         yield from read_scores(logits.log_softmax(dim=-1), targets.to(logits.device), top)
 
 
-def prompt_logprobs(model: PreTrainedModel, info: ModelInfo, plan: GenerationPlan) -> PromptLogprobs:
+def prompt_logprobs(model: CausalLM, info: ModelInfo, plan: GenerationPlan) -> PromptLogprobs:
     """The answer's ``prompt_logprobs``: ``[None, {id: entry, ...}, ...]``, one for each prompt token."""
     top = int(plan.generation_config["prompt_logprobs"])
     ids = plan.prompt.token_ids
