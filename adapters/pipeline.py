@@ -81,9 +81,15 @@ class ChatPipeline(Pipeline):
             return self.chat.complete_batch(inputs, **fields)
         return self.chat.complete_each(inputs, **fields)
 
-    async def acomplete(self, inputs: Any, **fields: Any) -> ChatCompletion:
-        """The answer to one request, without blocking the event loop."""
-        return await self.chat.acomplete(inputs, **fields)
+    @overload
+    async def acomplete(self, inputs: Any, *, stream: Literal[True], **fields: Any) -> Stream: ...
+    @overload
+    async def acomplete(self, inputs: Any, **fields: Any) -> ChatCompletion: ...
+
+    async def acomplete(self, inputs: Any, **fields: Any) -> Any:
+        """The answer to one request, without blocking the event loop; a :class:`Stream` with ``stream=True``."""
+        request = self.chat.request(inputs, **fields)
+        return self.chat.stream(request) if request.stream else await self.chat.acomplete(request)
 
     def astream(self, inputs: Any, **fields: Any) -> Stream:
         """The chunks of one answer, for ``async for``."""

@@ -59,12 +59,20 @@ class _Fast:
 
     def __init__(self, wish: Detokenize, backend: Any, context: Sequence[int]) -> None:
         self.backend = backend
-        self.stream = DecodeStream(skip_special_tokens=wish.skip_special_tokens)
+        self.skip = wish.skip_special_tokens
+        self.stream = DecodeStream(skip_special_tokens=self.skip)
         for token in context:
             self.step(token)
 
     def step(self, token: int) -> str:
-        return self.stream.step(self.backend, token) or ""
+        try:
+            return self.stream.step(self.backend, token) or ""
+        except Exception as error:
+            # Bytes that are no UTF-8 can change how earlier ones decode; tokenizers gives up, we go on from here.
+            if "invalid prefix" not in str(error).lower():
+                raise
+            self.stream = DecodeStream(skip_special_tokens=self.skip)
+            return self.stream.step(self.backend, token) or ""
 
 
 class _Slow:

@@ -46,9 +46,10 @@ def template_args(request: ChatCompletionRequest, model: ModelInfo) -> Mapping[s
 
 @hookimpl
 def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
-    """A template must exist, and read the documents it is given."""
-    template = _template(model, request.chat_template)
-    if request.documents is not None and "documents" not in template_variables(template):
+    """Documents need a template that reads them."""
+    if request.documents is None:
+        return
+    if "documents" not in template_variables(_template(model, request.chat_template)):
         raise RequestError(
             "this chat template does not read documents; pass a chat_template that does", param="documents"
         )
@@ -60,7 +61,7 @@ def render_prompt(request: ChatCompletionRequest, model: ModelInfo, template_arg
     args = dict(template_args)
     template = _template(model, args.pop("chat_template", None))
     conversation = _conversation(request, template)
-    text = _render(model, conversation, {**args, "chat_template": template})
+    text = _render(request, model, conversation, {**args, "chat_template": template})
     ids = model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens)
     if not ids:
         raise RequestError("the rendered conversation is empty", param="messages")
@@ -83,11 +84,14 @@ def _template(model: ModelInfo, own: str | None) -> str:
         raise RequestError(reason, param="chat_template") from error
 
 
-def _render(model: ModelInfo, conversation: list[dict[str, Any]], args: Mapping[str, Any]) -> str:
+def _render(
+    request: ChatCompletionRequest, model: ModelInfo, conversation: list[dict[str, Any]], args: Mapping[str, Any]
+) -> str:
     try:
         return str(model.tokenizer.apply_chat_template(conversation, tokenize=False, **args))
     except Exception as error:  # templates raise what they like, and Jinja wraps little of it
-        raise RequestError(f"the chat template fails: {type(error).__name__}: {error}", param="messages") from error
+        param = "messages" if request.chat_template is None else "chat_template"
+        raise RequestError(f"the chat template fails: {type(error).__name__}: {error}", param=param) from error
 
 
 def _conversation(request: ChatCompletionRequest, template: str) -> list[dict[str, Any]]:
@@ -101,8 +105,7 @@ def _conversation(request: ChatCompletionRequest, template: str) -> list[dict[st
 
 def _message(at: int, message: dict[str, Any], wants_list: bool) -> dict[str, Any]:
     parts = _parts(at, message.get("content"))
-    whole = isinstance(message.get("content"), str) or message.get("content") is None
-    if wants_list and not whole:
+    if wants_list:
         message["content"] = [{"type": "text", "text": text} for text in parts]
     else:
         message["content"] = "\n".join(parts)
@@ -116,7 +119,7 @@ def _message(at: int, message: dict[str, Any], wants_list: bool) -> dict[str, An
 def _parts(at: int, content: str | Sequence[Any] | None) -> list[str]:
     """The texts of a message's parts. This renderer reads text only, and says which part is not."""
     if content is None or isinstance(content, str):
-        return [content or ""]
+        return [content] if content else []
     texts = []
     for number, part in enumerate(content):
         if isinstance(part, str):

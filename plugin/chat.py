@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from chatplan.plan import GenerationPlan
 
 __all__ = ["Chat"]
-
-log = logging.getLogger("chatplan")
 
 
 class Chat:
@@ -85,8 +82,7 @@ class Chat:
         """The answers to several requests, in order, generated together; each is what it would be alone."""
         plans = [self._plan_at(position, len(given), item, fields) for position, item in enumerate(given)]
         for plan in plans:
-            if plan.request.stream:
-                raise RequestError("complete() gives whole answers; use stream()", param="stream")
+            refuse_stream(plan)
         chunks: list[list[ChatCompletionChunk]] = [[] for _ in plans]
         runs = [Run(plan, self.model, box.append) for plan, box in zip(plans, chunks, strict=True)]
         self._execute(runs)
@@ -109,6 +105,7 @@ class Chat:
     async def acomplete(self, given: Any, **fields: Any) -> ChatCompletion:
         """:meth:`complete` without blocking the event loop; cancelling the task stops generating within a token."""
         plan = self.plan(given, **fields)
+        refuse_stream(plan)
         chunks: list[ChatCompletionChunk] = []
         run = Run(plan, self.model, chunks.append)
         try:
@@ -153,8 +150,11 @@ class Chat:
     def _execute(self, runs: Sequence[Run]) -> None:
         execute(self.engine, runs)
         for run in runs:
-            try:
-                usage = None if run.error else run.usage
-                self.plugins.ask("request_finished", request=run.plan.request, usage=usage, error=run.error)
-            except Exception:
-                log.exception("a request_finished hook raised; observers never change the answer")
+            usage = None if run.error else run.usage
+            self.plugins.notify("request_finished", request=run.plan.request, usage=usage, error=run.error)
+
+
+def refuse_stream(plan: GenerationPlan) -> None:
+    """Methods that give whole answers do not quietly drop ``stream=True``."""
+    if plan.request.stream:
+        raise RequestError("this gives whole answers; stream() gives chunks", param="stream")

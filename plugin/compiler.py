@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from chatplan.errors import PluginConflictError, PluginError, UnsupportedFieldError
+from chatplan.output import OutputStage
 from chatplan.plan import ENGINE_ATTRIBUTES, Effect, GenerationPlan, Prompt, Stage
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def merge(hook: str, answers: Iterable[tuple[str, Mapping[str, Any]]], effects: 
     merged: dict[str, Any] = {}
     owner: dict[str, str] = {}
     for plugin, answer in answers:
+        if not isinstance(answer, Mapping):
+            raise _wrong(plugin, hook, answer, "a mapping")
         for key, value in answer.items():
             if key in merged and merged[key] != value:
                 raise PluginConflictError(f"{hook}[{key!r}] = {merged[key]!r} or {value!r}", (owner[key], plugin))
@@ -88,7 +91,7 @@ def render(
         raise PluginError("no plugin renders prompts; the built-in `template` is switched off")
     plugin, prompt = answer
     if not isinstance(prompt, Prompt):
-        raise PluginError(f"plugin {plugin!r}: render_prompt returned {type(prompt).__name__}, not a Prompt")
+        raise _wrong(plugin, "render_prompt", prompt, "a Prompt")
     effects.append(Effect(plugin, "render_prompt", "prompt", prompt))
     return prompt
 
@@ -97,7 +100,7 @@ def check_attributes(config: Mapping[str, Any], effects: Iterable[Effect]) -> No
     """A misspelt attribute would have no effect, so it is an error."""
     for key in config:
         if key not in ENGINE_ATTRIBUTES and key not in _generation_attributes():
-            plugin = next(effect.plugin for effect in effects if effect.name == key)
+            plugin = next(each.plugin for each in effects if each.kind == "generation_config" and each.name == key)
             raise PluginError(f"plugin {plugin!r}: GenerationConfig has no attribute {key!r}")
     if "max_new_tokens" not in config:
         raise PluginError("no plugin sets max_new_tokens; the built-in `length` is switched off")
@@ -114,8 +117,9 @@ def staged(answers: Iterable[tuple[str, Iterable[Any]]], effects: list[Effect]) 
     """All processors, each with its stage, in the order in which they run."""
     found = []
     for plugin, items in answers:
-        for item in items:
-            stage, processor = item if isinstance(item, tuple) else (getattr(item, "stage", None), item)
+        for item in _iterate(plugin, "logits_processors", items):
+            pair = isinstance(item, tuple) and len(item) == 2
+            stage, processor = item if pair else (getattr(item, "stage", None), item)
             if not isinstance(stage, Stage):
                 raise PluginError(f"plugin {plugin!r}: {type(processor).__name__} comes without a Stage to run in")
             found.append((stage, processor))
@@ -127,7 +131,19 @@ def collect(hook: str, answers: Iterable[tuple[str, Iterable[Any]]], effects: li
     """All plugins' items, in one list."""
     found = []
     for plugin, items in answers:
-        for item in items:
+        for item in _iterate(plugin, hook, items):
+            if hook == "output_stages" and not isinstance(item, OutputStage):
+                raise _wrong(plugin, hook, item, "an OutputStage", "gave")
             found.append(item)
             effects.append(Effect(plugin, hook, type(item).__name__, item))
     return found
+
+
+def _iterate(plugin: str, hook: str, items: Any) -> Iterable[Any]:
+    if not isinstance(items, Iterable):
+        raise _wrong(plugin, hook, items, "a list")
+    return items
+
+
+def _wrong(plugin: str, hook: str, answer: Any, wanted: str, verb: str = "returned") -> PluginError:
+    return PluginError(f"plugin {plugin!r}: {hook} {verb} {type(answer).__name__}, not {wanted}")

@@ -17,8 +17,8 @@ class Draws:
     """
 
     def __init__(self, seed: int | None, index: int = 0) -> None:
-        # SeedSequence takes no negative numbers; two's complement keeps every int64 seed distinct.
-        key = None if seed is None else (seed & 0xFFFF_FFFF_FFFF_FFFF, index)
+        # Words of equal width, since SeedSequence joins them: two's complement keeps every int64 seed distinct.
+        key = None if seed is None else (seed & 0xFFFF_FFFF, seed >> 32 & 0xFFFF_FFFF, index)
         self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
         self._numbers: list[float] = []
 

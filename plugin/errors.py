@@ -50,7 +50,7 @@ class ChatplanError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments do not survive the default pickling, and errors cross process borders.
-        return (_rebuild, (type(self), self.message, self.param, self.code))
+        return (_rebuild, (type(self), self.message, self.param, self.code), self.__dict__)
 
     def to_dict(self) -> dict[str, Any]:
         """The error object of the HTTP answer: ``{"error": {"message", "type", "param", "code"}}``."""

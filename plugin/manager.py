@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import logging
 import pkgutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, Optional
@@ -13,7 +14,7 @@ import pluggy
 from pydantic import Field, create_model
 
 from chatplan import hookspecs
-from chatplan.errors import PluginError
+from chatplan.errors import PluginConflictError, PluginError
 from chatplan.request import ChatCompletionRequest
 
 __all__ = ["BUILTINS", "Plugins"]
@@ -33,6 +34,9 @@ BUILTINS = (
     "chatplan.hooks.engines",
 )
 """The built-in plugins, by dotted name; each is switched off by its last part, as in ``disable=["penalties"]``."""
+
+
+log = logging.getLogger("chatplan")
 
 
 class Implementation(NamedTuple):
@@ -93,6 +97,14 @@ class Plugins:
                 return plugin, answer
         return None
 
+    def notify(self, hook: str, **arguments: Any) -> None:
+        """Call ``hook`` on every plugin that has it; observers change nothing, so what one raises is logged."""
+        for plugin, function, wanted in self._calls[hook]:
+            try:
+                function(*[arguments[name] for name in wanted])
+            except Exception:
+                log.exception("plugin %r: %s raised; the answer stands", plugin, hook)
+
     def hooks_of(self, plugin: str) -> tuple[str, ...]:
         """The hooks that ``plugin`` implements."""
         return tuple(hook for hook, calls in self._calls.items() if any(call.plugin == plugin for call in calls))
@@ -112,11 +124,15 @@ class Plugins:
 
     def _load_installed(self) -> None:
         for entry in importlib.metadata.entry_points(group="chatplan"):
+            if entry.name in self._disabled:  # it may be left out just because it does not load
+                self._seen.add(entry.name)
+                continue
             try:
                 loaded = entry.load()
+                loaded = loaded() if inspect.isclass(loaded) else loaded
             except Exception as error:
                 raise PluginError(f"installed plugin {entry.name!r} ({entry.value}) does not load: {error}") from error
-            self._register(loaded() if inspect.isclass(loaded) else loaded, entry.name)
+            self._register(loaded, entry.name)
 
     def _check_names(self) -> None:
         unknown = sorted(self._disabled - self._seen)
@@ -139,15 +155,20 @@ class Plugins:
     def _collect_fields(self) -> tuple[dict[str, tuple[str, ...]], type[ChatCompletionRequest]]:
         """Who answers for each field, and the request model with the fields that plugins add."""
         owners: dict[str, tuple[str, ...]] = {}
-        added: dict[str, Any] = {}
+        added: dict[str, tuple[str, Any]] = {}
         for plugin, names in self.ask("request_fields"):
+            if isinstance(names, str) or not isinstance(names, Collection):
+                raise PluginError(f"plugin {plugin!r}: request_fields returned {names!r}, not a collection of names")
             for name in names:
                 owners[name] = (*owners.get(name, ()), plugin)
                 if isinstance(names, Mapping) and name not in ChatCompletionRequest.model_fields:
-                    added[name] = _as_field(plugin, name, names[name])
+                    first, wanted = added.setdefault(name, (plugin, names[name]))
+                    if wanted != names[name]:
+                        raise PluginConflictError(f"request field {name!r}", (first, plugin))
         if not added:
             return owners, ChatCompletionRequest
-        return owners, create_model("ChatCompletionRequest", __base__=ChatCompletionRequest, **added)
+        fields: dict[str, Any] = {name: _as_field(plugin, name, wanted) for name, (plugin, wanted) in added.items()}
+        return owners, create_model("ChatCompletionRequest", __base__=ChatCompletionRequest, **fields)
 
 
 def _hook_names() -> list[str]:
@@ -159,9 +180,14 @@ def _load(plugin: Any) -> Any:
     if isinstance(plugin, str):
         try:
             plugin = pkgutil.resolve_name(plugin)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # a module raises what it likes while it is imported
             raise PluginError(f"plugin {plugin!r} cannot be imported: {error}") from error
-    return plugin() if inspect.isclass(plugin) else plugin
+    if not inspect.isclass(plugin):
+        return plugin
+    try:
+        return plugin()
+    except Exception as error:
+        raise PluginError(f"plugin {plugin.__name__!r} cannot be made without arguments: {error}") from error
 
 
 def _name_of(plugin: Any) -> str:
@@ -173,8 +199,12 @@ def _name_of(plugin: Any) -> str:
 
 def _as_field(plugin: str, name: str, wanted: Any) -> tuple[Any, Any]:
     """A plugin's ``type`` or ``(type, Field)`` as pydantic takes it; absent fields are ``None`` unless it says else."""
-    if name.startswith("_"):
+    if name.startswith("_") or hasattr(ChatCompletionRequest, name):
         raise PluginError(f"plugin {plugin!r}: a request field cannot be called {name!r}")
-    if isinstance(wanted, tuple):
-        return wanted
-    return Optional[wanted], Field(default=None)  # noqa: UP045  `wanted` may be no plain type
+    try:
+        field = wanted if isinstance(wanted, tuple) else (Optional[wanted], Field(default=None))  # noqa: UP045
+        create_model("Check", **{name: field})  # type: ignore[call-overload]
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise PluginError(f"plugin {plugin!r}: {wanted!r} is no type for the field {name!r}: {reason}") from error
+    return field

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pydantic import BaseModel
+
 if TYPE_CHECKING:
     from chatplan.output import OutputStage
     from chatplan.request import ChatCompletionRequest
@@ -152,7 +154,7 @@ class GenerationPlan:
 
 
 def describe(value: Any) -> Any:
-    """``value`` as JSON-ready data: dataclasses by their fields, what JSON has no word for by the name of its type."""
+    """``value`` as JSON-ready data: objects by their fields, what JSON has no word for by the name of its type."""
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, Mapping):
@@ -163,6 +165,8 @@ def describe(value: Any) -> Any:
         return sorted(describe(item) for item in value)
     if dataclasses.is_dataclass(value):
         return {item.name: describe(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, BaseModel):
+        return describe(value.model_dump(exclude_unset=True, by_alias=True))
     shape = f"{tuple(value.shape)}" if hasattr(value, "shape") else ""
     return f"<{type(value).__name__}{shape}>"
 

@@ -52,15 +52,18 @@ class Run:
             if row.error is not None:
                 raise row.error
         best = self._best()
+        self.settle(best)
         for index, row in enumerate(best if self._held is not None else ()):
             for step in (self._held or {}).get(row, ()):
                 self._write(index, step)
-        completion = sum(len(row.output_ids) for row in best)
-        self.usage = self._count(completion)
         report = {}
         if self.plan.generation_config.get("prompt_logprobs") is not None:
             report["prompt_logprobs"] = engine.prompt_logprobs(self.plan)
         self._sink(self._chunk([], usage=self.usage, **report))
+
+    def settle(self, rows: Sequence[Row]) -> None:
+        """Count the tokens of ``rows``, also when nobody waits for the rest."""
+        self.usage = self._count(sum(len(row.output_ids) for row in rows))
 
     def cancel(self) -> None:
         """Nobody reads any more."""
@@ -139,11 +142,10 @@ def execute(engine: Engine, runs: Sequence[Run]) -> None:
             run.error = as_chatplan_error(error)
         return
     for run in runs:
-        if not run.cancelled:
-            try:
-                run.finish(engine)
-            except Exception as error:
-                run.error = as_chatplan_error(error)
+        try:
+            run.settle(run.rows) if run.cancelled else run.finish(engine)
+        except Exception as error:
+            run.error = as_chatplan_error(error)
 
 
 def as_chatplan_error(error: Exception) -> ChatplanError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import weakref
 from collections import deque
@@ -128,5 +129,20 @@ class Stream:
 
 
 def _work(run: Run, work: Callable[[Run], None], mailbox: _Mailbox) -> None:
-    work(run)
-    mailbox.put(run.error)
+    _running[threading.current_thread()] = run
+    try:
+        work(run)
+    finally:
+        mailbox.put(run.error)
+        del _running[threading.current_thread()]
+
+
+_running: dict[threading.Thread, Run] = {}
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread inside torch when the interpreter goes away would abort the program."""
+    for thread, run in list(_running.items()):
+        run.cancel()
+        thread.join()

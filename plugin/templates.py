@@ -37,7 +37,10 @@ def _syntax_tree(template: str) -> nodes.Template | None:
 def template_variables(template: str) -> frozenset[str]:
     """The variables that must come from outside, such as ``messages`` and ``documents``."""
     tree = _syntax_tree(template)
-    return frozenset() if tree is None else frozenset(meta.find_undeclared_variables(tree))
+    try:
+        return frozenset() if tree is None else frozenset(meta.find_undeclared_variables(tree))
+    except TemplateSyntaxError:  # it parses, but uses a filter that does not exist
+        return frozenset()
 
 
 @lru_cache(maxsize=64)

@@ -42,21 +42,16 @@ class TokenReader:
         self._texts: dict[int, str] = {}
 
     def text(self, token_id: int) -> str:
-        """The token alone; special tokens by their name, half characters as U+FFFD."""
+        """The token alone, as :meth:`bytes` spell it: with its leading space, half characters as U+FFFD."""
         if token_id not in self._texts:
-            self._texts[token_id] = self._read(token_id)
+            self._texts[token_id] = bytes(self.bytes(token_id)).decode("utf-8", errors="replace")
         return self._texts[token_id]
 
-    def _read(self, token_id: int) -> str:
-        if token_id in self.added:
-            return self.added[token_id]
-        token = self.tokenizer.convert_ids_to_tokens(token_id)
-        if token is None:  # models may have more logits than the tokenizer has tokens
-            return ""
-        return str(self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)) or str(token)
-
     def bytes(self, token_id: int) -> list[int]:
-        """The token's UTF-8 bytes; those of an answer's tokens, joined, are the bytes of its text."""
+        """The token's UTF-8 bytes; those of an answer's tokens, joined, are the bytes of its text.
+
+        A special token's are those of its name. Empty for ids beyond the tokenizer, which a model's logits may have.
+        """
         if token_id in self.added:
             return list(self.added[token_id].encode())
         token = str(self.tokenizer.convert_ids_to_tokens(token_id) or "")
@@ -65,4 +60,7 @@ class TokenReader:
         if match := _BYTE_FALLBACK.fullmatch(token):
             return [int(match.group(1), 16)]
         # SentencePiece marks a leading space with U+2581, which decoding one token alone would drop.
-        return list(token.replace("\u2581", " ").encode() if "\u2581" in token else self.text(token_id).encode())
+        if "\u2581" in token:
+            return list(token.replace("\u2581", " ").encode())
+        text = str(self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)) if token else ""
+        return list(text.encode())

@@ -32,6 +32,9 @@ def batches(rows: Sequence[Row], size: int, pad: bool) -> Iterator[list[Row]]:
     for row in rows:
         groups.setdefault(_key(row, pad), []).append(row)
     for group in groups.values():
+        if group[0].plan.beams > 1:
+            yield group  # one search, however wide
+            continue
         for start in range(0, len(group), size):
             yield group[start : start + size]
 
