@@ -12,6 +12,7 @@ from chatplan.errors import PluginError, RequestError
 from chatplan.folding import fold
 from chatplan.manager import Plugins
 from chatplan.request import ChatCompletionRequest, parse_request
+from chatplan.request_types import without_nulls
 from chatplan.response import ChatCompletion, ChatCompletionChunk
 from chatplan.run import Run, execute
 from chatplan.stream import Stream
@@ -67,7 +68,7 @@ class Chat:
             given = {name: getattr(given, name) for name in given.model_fields_set} | (given.model_extra or {})
         elif not isinstance(given, Mapping):
             given = {"messages": given}
-        data = {**given, **fields}
+        data = without_nulls({**given, **fields})  # null means absent, so it does not hide a default
         return parse_request({**self._defaults_beside(data), **data}, self.plugins.request_type)
 
     def plan(self, given: Any, **fields: Any) -> GenerationPlan:
@@ -80,7 +81,11 @@ class Chat:
 
     def complete_batch(self, given: Sequence[Any], **fields: Any) -> list[ChatCompletion]:
         """The answers to several requests, in order, generated together; each is what it would be alone."""
-        plans = [self._plan_at(position, len(given), item, fields) for position, item in enumerate(given)]
+        names = [f"[{position}]" for position in range(len(given))] if len(given) > 1 else [""] * len(given)
+        return self._complete(given, fields, names)
+
+    def _complete(self, given: Sequence[Any], fields: Mapping[str, Any], names: Sequence[str]) -> list[ChatCompletion]:
+        plans = [self._plan_at(name, item, fields) for name, item in zip(names, given, strict=True)]
         for plan in plans:
             refuse_stream(plan)
         chunks: list[list[ChatCompletionChunk]] = [[] for _ in plans]
@@ -93,9 +98,10 @@ class Chat:
 
     def complete_each(self, given: Iterable[Any], **fields: Any) -> Iterator[ChatCompletion]:
         """Answers to an endless or lazy supply of requests, in order, taken a batch at a time."""
-        supply = iter(given)
+        supply, done = iter(given), 0
         while batch := list(islice(supply, self.model.settings.batch_size)):
-            yield from self.complete_batch(batch, **fields)
+            yield from self._complete(batch, fields, [f"[{done + position}]" for position in range(len(batch))])
+            done += len(batch)
 
     def stream(self, given: Any, **fields: Any) -> Stream:
         """The answer to one request as it is generated. A refused request raises here, not while reading."""
@@ -139,12 +145,12 @@ class Chat:
             return {k: v for k, v in self.defaults.items() if k not in ("max_tokens", "max_completion_tokens")}
         return self.defaults
 
-    def _plan_at(self, position: int, total: int, given: Any, fields: Mapping[str, Any]) -> GenerationPlan:
+    def _plan_at(self, name: str, given: Any, fields: Mapping[str, Any]) -> GenerationPlan:
         try:
             return self.plan(given, **fields)
         except RequestError as error:
-            if total > 1:  # in a list of requests, say which one
-                error.param = f"[{position}]" + (f".{error.param}" if error.param else "")
+            if name:  # in a list of requests, say which one
+                error.param = f"{name}.{error.param}" if error.param else name
             raise
 
     def _execute(self, runs: Sequence[Run]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chatplan.errors import PluginConflictError, PluginError, UnsupportedFieldError
 from chatplan.output import OutputStage
 from chatplan.plan import ENGINE_ATTRIBUTES, Effect, GenerationPlan, Prompt, Stage
+from chatplan.request_rules import shown
 
 if TYPE_CHECKING:
     from chatplan.manager import Plugins
@@ -44,7 +45,8 @@ def compile_plan(
     outputs = collect("output_stages", plugins.ask("output_stages", **about), effects)
     return GenerationPlan(
         request=request,
-        request_id=request.request_id or uuid.uuid4().hex,
+        # A request object may be answered more than once; an id it was not given is new each time.
+        request_id=request.request_id if "request_id" in request.model_fields_set else uuid.uuid4().hex,
         model=request.model or model.name,
         prompt=prompt,
         template_args=args,
@@ -58,11 +60,12 @@ def compile_plan(
 
 def check_fields(request: ChatCompletionRequest, plugins: Plugins, unsupported: Mapping[str, str]) -> None:
     """Nothing is ever silently ignored: each field that is set has a plugin that answers for it."""
-    for name in request.given():
+    for name, value in request.given().items():
         if name not in plugins.fields:
-            raise UnsupportedFieldError(name)
+            reason = "no plugin answers for this field, so it is refused rather than ignored"
+            raise UnsupportedFieldError(name, f"{reason}, got {shown(value)}")
         if name in unsupported:
-            raise UnsupportedFieldError(name, unsupported[name])
+            raise UnsupportedFieldError(name, f"{unsupported[name]}, got {shown(value)}")
 
 
 def merge(hook: str, answers: Iterable[tuple[str, Mapping[str, Any]]], effects: list[Effect]) -> dict[str, Any]:

@@ -76,9 +76,8 @@ class UnsupportedFieldError(RequestError):
 
     default_code = "unsupported_field"
 
-    def __init__(self, param: str, reason: str = "", *, code: str | None = None) -> None:
-        message = reason or "no plugin answers for this field, so it is refused rather than ignored"
-        super().__init__(message, param=param, code=code)
+    def __init__(self, param: str, reason: str, *, code: str | None = None) -> None:
+        super().__init__(reason, param=param, code=code)
 
 
 class ContextLengthError(RequestError):

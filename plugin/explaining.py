@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chatplan.capabilities import engines_for
 from chatplan.compiler import compile_plan
-from chatplan.errors import ChatplanError
 from chatplan.plan import Effect, GenerationPlan, describe
+from chatplan.request import ChatCompletionRequest
 
 if TYPE_CHECKING:
     from chatplan.manager import Plugins
     from chatplan.model import ModelInfo
-    from chatplan.request import ChatCompletionRequest
 
 __all__ = ["Explanation", "FieldEffect", "explain"]
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 _PREFIX = {
     "template_args": "template argument",
@@ -66,10 +68,12 @@ def explain(request: ChatCompletionRequest, model: ModelInfo, plugins: Plugins) 
     fields: list[FieldEffect] = []
     found: set[str] = set()
     for name, value in request.given().items():
-        became = _lost(plan, _without(request, name, model, plugins))
-        found.update(map(_key, became))
         owners = plugins.fields[name]
-        fields.append(FieldEffect(name, value, owners, _texts(became) or _nothing(request, name), _engines(name)))
+        other = _without(request, name, model, plugins)
+        became = _lost(plan, other, name, owners)
+        found.update(map(_key, became))
+        texts = _texts(became) or _kept_out(plan, other) or _nothing(request, name)
+        fields.append(FieldEffect(name, value, owners, texts, _engines(name)))
     rest = [effect for effect in plan.effects if _key(effect) not in found]
     standing = [FieldEffect(None, None, (effect.plugin,), _texts([effect]), _engines(None)) for effect in rest]
     return Explanation(plan, tuple(fields), tuple(standing))
@@ -77,24 +81,42 @@ def explain(request: ChatCompletionRequest, model: ModelInfo, plugins: Plugins) 
 
 def _without(request: ChatCompletionRequest, name: str, model: ModelInfo, plugins: Plugins) -> GenerationPlan | None:
     """The plan without one field; ``None`` when the request makes no sense without it."""
+    # Extra keys are among the fields that are set.
     values = {key: getattr(request, key) for key in request.model_fields_set if key != name}
-    extra = {key: value for key, value in (request.model_extra or {}).items() if key != name}
     values["request_id"] = "-" if name == "request_id" else request.request_id
     try:
-        return compile_plan(type(request).model_construct(**values, **extra), model, plugins)
-    except (ChatplanError, AttributeError):
+        return compile_plan(type(request).model_construct(**values), model, plugins)
+    except Exception:  # a plugin may take for granted that its fields come together
         return None
 
 
-def _lost(plan: GenerationPlan, other: GenerationPlan | None) -> list[Effect]:
+def _lost(plan: GenerationPlan, other: GenerationPlan | None, name: str, owners: Sequence[str]) -> list[Effect]:
+    if other is None and name not in ChatCompletionRequest.model_fields:
+        return [effect for effect in plan.effects if effect.plugin in owners]
     if other is None:
         return [effect for effect in plan.effects if effect.kind == "render_prompt"]
     left = {_key(effect) for effect in other.effects}
     return [effect for effect in plan.effects if _key(effect) not in left]
 
 
+def _kept_out(plan: GenerationPlan, other: GenerationPlan | None) -> tuple[str, ...]:
+    """What the plan would have without the field: a greedy request has no draw."""
+    if other is None:
+        return ()
+    has = {_key(effect) for effect in plan.effects}
+    return tuple(f"no {text}" for text in _texts([effect for effect in other.effects if _key(effect) not in has]))
+
+
 def _key(effect: Effect) -> str:
-    return f"{effect.plugin} {effect.kind} {effect.name} {effect.value!r}"
+    return f"{effect.plugin} {effect.kind} {effect.name} {_shown(effect.value)}"
+
+
+def _shown(value: Any) -> str:
+    """``value`` as text that is the same for equal objects: no addresses, and attributes where Python shows none."""
+    if type(value).__repr__ is not object.__repr__:  # type: ignore[comparison-overlap]
+        return _ADDRESS.sub("", repr(value))
+    attributes = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+    return f"{type(value).__name__}({', '.join(f'{name}={_shown(item)}' for name, item in attributes.items())})"
 
 
 def _nothing(request: ChatCompletionRequest, name: str) -> tuple[str, ...]:
@@ -117,10 +139,10 @@ def _text(effect: Effect) -> str:
     if effect.kind == "render_prompt":
         return f"{what} of {len(effect.value.token_ids)} tokens"
     if effect.kind == "logits_processors":
-        return f"{what} {effect.value!r} at {effect.name}"
+        return f"{what} {_shown(effect.value)} at {effect.name}"
     if effect.kind in ("template_args", "generation_config"):
-        return f"{what} {effect.name}={effect.value!r}"
-    return f"{what} {effect.value!r}"
+        return f"{what} {effect.name}={_shown(effect.value)}"
+    return f"{what} {_shown(effect.value)}"
 
 
 def _engines(field: str | None) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from chatplan.errors import RequestError
 if TYPE_CHECKING:
     from chatplan.request import ChatCompletionRequest
 
-__all__ = ["RULES", "refusal"]
+__all__ = ["RULES", "refusal", "shown"]
 
 
 def _refuse(param: str, reason: str) -> PydanticCustomError:
@@ -67,7 +67,7 @@ def _continue_final_message(request: ChatCompletionRequest) -> None:
 
 def _stop(request: ChatCompletionRequest) -> None:
     if "" in request.stop_list:
-        raise _refuse("stop", f"cannot contain an empty string, got {_shown(request.stop)}")
+        raise _refuse("stop", f"cannot contain an empty string, got {shown(request.stop)}")
 
 
 def _beam_search_only(request: ChatCompletionRequest) -> None:
@@ -160,14 +160,15 @@ def _reason(details: ErrorDetails) -> str:
     kind, text = details["type"], details["msg"].removeprefix("Input ")
     if kind in ("request_rule", "missing"):
         return _WORDS.get(kind, text)
-    return f"{_WORDS.get(kind, text[:1].lower() + text[1:])}, got {_shown(details['input'])}"
+    return f"{_WORDS.get(kind, text[:1].lower() + text[1:])}, got {shown(details['input'])}"
 
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """``value`` as an error message shows it, 60 characters at most."""
     try:
         text = _short.repr(value)
     except ValueError:  # Python refuses to write out an int of more than 4300 digits

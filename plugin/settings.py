@@ -30,5 +30,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.logprobs_mode not in ("raw", "processed"):
             raise ValueError(f"logprobs_mode: {self.logprobs_mode!r} is neither 'raw' nor 'processed'")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: must be at least 1, got {self.batch_size}")
+        lowest = {"max_logprobs": -1, "max_stop": 0, "batch_size": 1, "max_model_len": 1}
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name}: must be at least {least}, got {value}")
