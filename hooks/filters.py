@@ -17,6 +17,7 @@ from chatplan.request import ChatCompletionRequest
 from chatplan.row import Row
 
 _FIRST_LOOK = 256  # tokens that hold the whole nucleus in nearly every step
+_BUCKETS, _DEPTH = 2048, 32.0  # buckets of score below the highest, over this many nats
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,38 @@ class TopP(Processor):
 def nucleus_floor(scores: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
     """The lowest score inside each row's nucleus, ``[rows, 1]``.
 
-    A full sort costs more than a decode step of a small model, so the likeliest tokens are tried first.
+    A full sort costs half a decode step of a small model. The likeliest tokens hold the nucleus in nearly every step;
+    the rows where they do not are looked at again.
     """
-    total = scores.logsumexp(dim=-1, keepdim=True)
-    count = min(_FIRST_LOOK, scores.shape[1])
-    while True:
-        best = scores.topk(count, dim=-1).values
-        cumulative = (best - total).exp().cumsum(dim=-1)
-        if count == scores.shape[1] or bool((cumulative[:, -1:] >= limits).all()):
-            break
-        count = min(count * 16, scores.shape[1])
-    inside = (cumulative < limits).sum(dim=-1, keepdim=True)  # tokens before the one that reaches the limit
-    return best.gather(1, inside.clamp(max=count - 1))
+    probabilities = scores.softmax(dim=-1)
+    best, ids = scores.topk(min(_FIRST_LOOK, scores.shape[1]), dim=-1)
+    cumulative = probabilities.gather(1, ids).cumsum(dim=-1)
+    floor = best.gather(1, _reaching(cumulative, limits))
+    wide = (cumulative[:, -1] < limits[:, 0]).nonzero()[:, 0]
+    if len(wide):
+        floor[wide] = wide_nucleus_floor(scores[wide], probabilities[wide], limits[wide])
+    return floor
+
+
+def wide_nucleus_floor(scores: torch.Tensor, probabilities: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """The same for flat distributions: tokens are counted into buckets of score, and one bucket is sorted."""
+    depth = (scores.amax(dim=-1, keepdim=True) - scores).mul_(_BUCKETS / _DEPTH).clamp_(max=_BUCKETS - 1)
+    bucket = depth.long()
+    mass = torch.zeros(len(scores), _BUCKETS, device=scores.device).scatter_add_(1, bucket, probabilities)
+    cumulative = mass.cumsum(dim=-1)
+    last = _reaching(cumulative, limits)
+    above = (cumulative - mass).gather(1, last)
+    inside = bucket == last
+    best, ids = scores.masked_fill(~inside, -torch.inf).topk(int(inside.sum(dim=-1).max()), dim=-1)
+    held = probabilities.gather(1, ids).masked_fill_(best.isneginf(), 0.0)
+    return best.gather(
+        1, _reaching(above + held.cumsum(dim=-1), limits).clamp(max=inside.sum(dim=-1, keepdim=True) - 1)
+    )
+
+
+def _reaching(cumulative: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """The place where each row's sum reaches its limit, or the last one; ``[rows, n]`` → ``[rows, 1]``."""
+    return (cumulative < limits).sum(dim=-1, keepdim=True).clamp_(max=cumulative.shape[1] - 1)
 
 
 @hookimpl
