@@ -121,7 +121,9 @@ def _print_table(explanation: Explanation, model: str | None) -> None:
 def _cells(row: FieldEffect) -> list[str]:
     from rich.markup import escape
 
-    value = "" if row.field is None else json.dumps(row.value, ensure_ascii=False, default=str)
+    from chatplan.plan import describe
+
+    value = "" if row.field is None else json.dumps(describe(row.value), ensure_ascii=False)
     short = value if len(value) <= 60 else value[:57] + "..."
     cells = [row.field or "(default)", short, ", ".join(row.plugins), "\n".join(row.became), ", ".join(row.engines)]
     return [escape(cell) for cell in cells]

@@ -124,6 +124,8 @@ def is_one_request(inputs: Any) -> bool:
     """Whether ``inputs`` is a single request: a request object, a dict, or a list of messages."""
     if isinstance(inputs, (ChatCompletionRequest, Mapping, str)):
         return True  # a string is refused as such, not read as a supply of characters
+    if not isinstance(inputs, Iterable) or hasattr(inputs, "role"):
+        return True  # refused as such, and at once
     first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else None
     if isinstance(inputs, (list, tuple)) and not inputs:
         return True  # no messages: refused as such

@@ -44,7 +44,7 @@ class Chat:
         self,
         model: ModelInfo,
         *,
-        plugins: Iterable[Any] = (),
+        plugins: Plugins | Iterable[Any] = (),
         disable: Collection[str] = (),
         engine: str = "auto",
         defaults: Mapping[str, Any] | None = None,

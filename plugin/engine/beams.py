@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from chatplan.engine.batches import CausalLM, input_device, model_inputs
-from chatplan.engine.sampler import Sampler
+from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import score_tokens
 from chatplan.plan import Stage, StopTokens
 from chatplan.row import Row
@@ -35,11 +35,12 @@ def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: Gen
     beams = model.generate(
         **inputs,
         generation_config=config,
-        logits_processor=LogitsProcessorList([BeamScores(rows[0], device)]),
+        logits_processor=LogitsProcessorList([BeamScores(rows, device)]),
         stopping_criteria=StoppingCriteriaList([Cancelled(rows)]),
     )
     for row, beam in zip(rows, beams[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-        deliver(model, row, beam)
+        with failing([row]):
+            deliver(model, row, beam)
 
 
 def deliver(model: CausalLM, row: Row, token_ids: Sequence[int]) -> None:
@@ -57,13 +58,19 @@ def deliver(model: CausalLM, row: Row, token_ids: Sequence[int]) -> None:
 class BeamScores(LogitsProcessor):
     """The plan's processors on each beam, then log-probabilities again, since beams are ranked by their sum."""
 
-    def __init__(self, row: Row, device: torch.device) -> None:
-        self.row = row
+    def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
+        self.rows = rows
+        self.row = rows[0]
         self.device = device
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         beams = [self._beam(ids) for ids in input_ids[:, len(self.row.prompt_ids) :].tolist()]
-        return Sampler(beams, self.device, _SKIP)(scores).log_softmax(dim=-1)
+        scores = Sampler(beams, self.device, _SKIP)(scores).log_softmax(dim=-1)
+        for beam in beams:
+            if beam.error is not None:  # the rows wait for the search, which ends with them
+                for row in self.rows:
+                    row.fail(beam.error)
+        return scores
 
     def _beam(self, output_ids: list[int]) -> Row:
         """A row as the processors see it. Beams change places at every step, so nothing is kept between steps."""

@@ -20,7 +20,7 @@ from chatplan.capabilities import UNSUPPORTED
 from chatplan.engine.base import Engine, PromptLogprobs
 from chatplan.engine.batches import PER_ROW, CausalLM, batches, input_device, model_inputs
 from chatplan.engine.beams import run_beams
-from chatplan.engine.sampler import Sampler
+from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import prompt_logprobs
 from chatplan.plan import StopTokens
 
@@ -77,19 +77,22 @@ class Steps:
     def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
         self.rows = list(rows)
         self.device = device
-        self.sampler = Sampler(rows, device)
+        self._renew()
+
+    def _renew(self) -> None:
+        """A sampler for the rows that are still running."""
+        self.running = [row for row in self.rows if not row.finished]
+        self.sampler = Sampler(self.rows, self.device)
 
     def take(self, tokens: torch.Tensor) -> None:
         """Give each row its token, int64 ``[rows]``; the sampler shrinks when rows end."""
         self.sampler.advance(tokens)
-        running = [row for row in self.rows if not row.finished]
         for row, token in zip(self.rows, tokens.tolist(), strict=True):
-            try:
+            with failing([row]):
                 row.push(token)
-            except Exception as error:  # one request's plugin must not end its neighbours
-                row.fail(error)
-        if any(row.finished for row in running):
-            self.sampler = Sampler(self.rows, self.device)
+                plugin_criteria(row, self.device)
+        if any(row.finished for row in self.running):
+            self._renew()
 
 
 class Draw(LogitsProcessor):
@@ -110,8 +113,6 @@ class Deliver(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         self.steps.take(input_ids[:, -1])
-        for row in self.steps.rows:
-            plugin_criteria(row, self.steps.device)
         return torch.tensor([row.finished for row in self.steps.rows], device=input_ids.device)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,17 @@ if TYPE_CHECKING:
     from chatplan.plan import Stage
     from chatplan.row import Row
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "failing"]
+
+
+@contextmanager
+def failing(rows: Iterable[Row]) -> Iterator[None]:
+    """What a plugin raises here ends these rows alone, and not their neighbours in the batch."""
+    try:
+        yield
+    except Exception as error:
+        for row in rows:
+            row.fail(error)
 
 
 class _RowByRow:
@@ -30,15 +41,17 @@ class _RowByRow:
         for position, (processor, row) in enumerate(self.work):
             ids: Any = torch.tensor([[*row.prompt_ids, *row.output_ids]], device=self.device)
             own: Any = scores[position : position + 1]
-            scores[position] = processor(ids, own)[0]
+            with failing([row]):
+                scores[position] = processor(ids, own)[0]
         return scores
 
 
 class _Operation:
     """One batch function and the rows it serves; ``index`` is ``None`` when it serves all."""
 
-    def __init__(self, function: BatchFunction, index: torch.Tensor | None) -> None:
+    def __init__(self, function: BatchFunction, rows: Sequence[Row], index: torch.Tensor | None) -> None:
         self.function = function
+        self.rows = rows
         self.index = index
         self.advance = getattr(function, "advance", None)
 
@@ -64,7 +77,10 @@ class Sampler:
         # One index tensor for each set of rows, so that neighbouring operations on the same set share a gather.
         self._indices: dict[tuple[int, ...], torch.Tensor | None] = {tuple(range(len(self.rows))): None}
         order = sorted(wishes, key=lambda key: key[:2])
-        self.operations = [self._operation(key[2], wishes[key], device) for key in order]
+        self.operations: list[_Operation] = []
+        for key in order:
+            with failing([self.rows[at] for at, _ in wishes[key]]):
+                self.operations.append(self._operation(key[2], wishes[key], device))
 
     def _operation(self, kind: type, wishes: list[tuple[int, Any]], device: torch.device) -> _Operation:
         rows = [self.rows[at] for at, _ in wishes]
@@ -79,7 +95,7 @@ class Sampler:
         members = tuple(at for at, _ in wishes)
         if members not in self._indices:
             self._indices[members] = torch.tensor(members, device=device)
-        return _Operation(function, self._indices[members])
+        return _Operation(function, rows, self._indices[members])
 
     def __call__(self, scores: torch.Tensor) -> torch.Tensor:
         """Scores, float32 ``[rows, vocabulary]``, after every row's processors; changed in place where possible."""
@@ -88,7 +104,8 @@ class Sampler:
             index = operations[0].index
             part = scores if index is None else scores[index]
             for operation in operations:
-                part = operation.function(part)
+                with failing(operation.rows):
+                    part = operation.function(part)
             if index is None:
                 scores = part
             else:
@@ -99,4 +116,5 @@ class Sampler:
         """Tell the functions that keep count which token each row drew; int64 ``[rows]``."""
         for operation in self.operations:
             if operation.advance is not None:
-                operation.advance(tokens if operation.index is None else tokens[operation.index])
+                with failing(operation.rows):
+                    operation.advance(tokens if operation.index is None else tokens[operation.index])

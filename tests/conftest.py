@@ -1,0 +1,129 @@
+"""Models to test with: a real checkpoint, and a tiny one of random weights that is made in a moment."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessor
+
+from chatplan import Chat, ChatCompletionRequest, ChatPipeline, ModelInfo, Prompt, Settings, Stage, hookimpl, pipeline
+from chatplan.standin import stand_in
+
+ROOT = Path(__file__).parents[1]
+
+
+class Force:
+    """A plugin: the answer begins with the token ids of the request's field ``force``, unless they are banned."""
+
+    @hookimpl
+    def request_fields(self) -> Mapping[str, Any]:
+        return {"force": list[int]}
+
+    @hookimpl
+    def logits_processors(self, request: ChatCompletionRequest, prompt: Prompt) -> Iterable[Any] | None:
+        ids = request.get("force")
+        return [(Stage.BIAS, _Push(ids, len(prompt.token_ids)))] if ids else None
+
+
+class _Push(LogitsProcessor):
+    """Far more than any model says, but finite: what another processor bans stays banned."""
+
+    def __init__(self, ids: list[int], start: int) -> None:
+        self.ids, self.start = ids, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        position = input_ids.shape[1] - self.start
+        if position < len(self.ids):
+            scores[0, self.ids[position]] += 10_000
+        return scores
+
+
+# --- the real model ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def model_path() -> str:
+    """The folder of the real checkpoint."""
+    place = os.environ.get("CHATPLAN_MODEL")
+    if place is None:
+        maker = runpy.run_path(str(ROOT / "examples" / "smollm2.py"))
+        place = str(maker["cache_dir"]() / maker["NAME"])
+    if not (Path(place) / "config.json").is_file():
+        pytest.fail(f"no checkpoint in {place}; `python examples/smollm2.py` makes one and prints what to set "
+                    "CHATPLAN_MODEL to", pytrace=False)  # fmt: skip
+    return place
+
+
+@pytest.fixture(scope="session")
+def pipe(model_path: str) -> ChatPipeline:
+    """The real model, with the plugin :class:`Force`."""
+    return pipeline("chat", model=model_path, dtype=torch.float32, plugins=[Force()], served_model_name="smollm2")
+
+
+# --- the tiny model ---------------------------------------------------------------------------------------------------
+
+NewModel = Callable[[], LlamaForCausalLM]
+NewChat = Callable[..., Chat]
+
+
+@pytest.fixture(scope="session")
+def new_model() -> NewModel:
+    """Makes the tiny model: two layers, 300 tokens (the last ones are no text), always the same weights."""
+
+    def make() -> LlamaForCausalLM:
+        config = LlamaConfig(
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            initializer_range=0.4,
+            bos_token_id=None,
+            eos_token_id=257,
+            pad_token_id=256,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return LlamaForCausalLM(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_model(new_model: NewModel) -> LlamaForCausalLM:
+    """The tiny model, shared: change it in no test."""
+    return new_model()
+
+
+@pytest.fixture(scope="session")
+def new_chat(tiny_model: LlamaForCausalLM) -> NewChat:
+    """Makes a chat with the tiny model, or with another ``model``; further arguments are those of ``Settings``."""
+
+    def make(
+        plugins: Iterable[Any] = (),
+        disable: Collection[str] = (),
+        model: Any = None,
+        tokenizer: Any = None,
+        defaults: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> Chat:
+        about = ModelInfo.of(
+            model or tiny_model, tokenizer or stand_in().tokenizer, Settings(**settings), name="tests/tiny"
+        )
+        return Chat(about, plugins=[Force(), *plugins], disable=disable, defaults=defaults)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(new_chat: NewChat) -> Chat:
+    """The tiny model, with the plugin :class:`Force`."""
+    return new_chat()
