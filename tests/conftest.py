@@ -92,7 +92,8 @@ def new_model() -> NewModel:
         )
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            return LlamaForCausalLM(config).eval()
+            model: LlamaForCausalLM = LlamaForCausalLM(config).eval()
+            return model
 
     return make
 

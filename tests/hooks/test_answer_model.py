@@ -55,9 +55,10 @@ def test_usage_of_a_stream(pipe: ChatPipeline) -> None:
 def test_running_usage_of_a_stream(pipe: ChatPipeline) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     *chunks, last = pipe(ASK, stream=True, stream_options=options, temperature=0, max_tokens=5)
-    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert last.usage is not None
+    counts = [chunk.usage.completion_tokens if chunk.usage else None for chunk in chunks]
     assert counts == [0, 1, 2, 3, 4, 5]
-    assert {chunk.usage.prompt_tokens for chunk in [*chunks, last]} == {37}
+    assert {chunk.usage and chunk.usage.prompt_tokens for chunk in [*chunks, last]} == {37}
     assert last.usage.total_tokens == 42
 
 

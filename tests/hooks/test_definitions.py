@@ -216,6 +216,24 @@ def test_top_p_keeps_the_fewest_that_reach_it(tiny: Chat, top_p: float, kept: in
     assert np.flatnonzero(np.isfinite(got)).tolist() == list(range(kept))
 
 
+ORDERS: list[tuple[dict[str, Any], int]] = [
+    ({"min_p": 0.3, "top_p": 0.65}, 1),  # 0.5 and 0.2 are left, of which 0.5 is 71%
+    ({"top_k": 2, "top_p": 0.65}, 1),
+    ({"temperature": 0.5, "top_p": 0.65}, 1),  # squares: 0.25 of 0.32
+    ({"temperature": 0.5, "min_p": 0.3}, 1),
+    ({"temperature": 0.5, "min_p": 0.1}, 2),
+    ({"top_p": 0.65}, 2),
+]
+
+
+@pytest.mark.parametrize(("fields", "kept"), ORDERS, ids=str)
+def test_each_filter_reads_what_the_one_before_left(tiny: Chat, fields: dict[str, Any], kept: int) -> None:
+    logits = np.full((1, VOCABULARY), -np.inf)
+    logits[0, :5] = np.log([0.5, 0.2, 0.1, 0.1, 0.1])
+    got = sampled([row_of(tiny, {"temperature": 1.0, **fields})], logits)[0]
+    assert np.flatnonzero(np.isfinite(got)).tolist() == list(range(kept))
+
+
 def test_a_nucleus_of_nearly_the_whole_vocabulary(tiny: Chat) -> None:
     """A flat distribution, where looking at the likeliest few hundred tokens is not enough."""
     logits = np.random.default_rng(0).normal(0.0, 0.01, (2, 50_000))
@@ -258,7 +276,7 @@ WISHES = st.fixed_dictionaries(
         "repetition_penalty": st.floats(0.5, 2.0),
         "frequency_penalty": st.floats(-2.0, 2.0),
         "presence_penalty": st.floats(-2.0, 2.0),
-        "min_p": st.floats(0.0, 1.0),
+        "min_p": st.just(0.0) | st.floats(1e-6, 1.0),
         "top_k": st.integers(-1, 320),
         "top_p": st.floats(0.01, 1.0),
         "min_tokens": st.integers(0, 4),
@@ -278,7 +296,9 @@ def test_any_wishes(tiny: Chat, rows: list[tuple[dict[str, Any], list[int]]], se
     for (fields, output), row, own in zip(rows, made, logits, strict=True):
         wanted.append(defined(own, row.prompt_ids, output, fields))
         for border in (1 + 1e-5, 1 - 1e-5):  # no token may sit so close to a border that float32 decides
-            moved = {name: min(1.0, fields[name] * border) for name in ("min_p", "top_p") if name in fields}
+            moved: dict[str, Any] = {
+                name: min(1.0, fields[name] * border) for name in ("min_p", "top_p") if name in fields
+            }
             near = defined(own, row.prompt_ids, output, {**fields, **moved})
             assume(np.array_equal(np.isfinite(near), np.isfinite(wanted[-1])))
     for (fields, _), got, right in zip(rows, sampled(made, logits), wanted, strict=True):

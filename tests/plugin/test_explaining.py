@@ -161,6 +161,13 @@ def test_objects_without_a_repr_are_nobody_elses_doing() -> None:
     assert ("shouting",) in [item.plugins for item in explanation.standing]
 
 
+def test_functions_and_other_objects_have_no_address() -> None:
+    mine = SimpleNamespace(name="mine", template_args=hookimpl(lambda: {"now": lambda: 1, "some": [object()]}))
+    explanation = explained(mine, seed=1)
+    assert effect_of("seed", explanation).became == ("GenerationConfig seed=1",)
+    assert " at 0x" not in str(explanation.standing)
+
+
 def test_fields_that_need_each_other() -> None:
     mine = shouting(
         {"shout": float, "times": int},

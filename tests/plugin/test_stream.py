@@ -52,15 +52,18 @@ class Typist(Engine):
             time.sleep(0.001 if self.endless else 0)
 
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
-        return [None]
+        raise AssertionError("streams have no prompt_logprobs")
 
 
-def stream(engine: Engine | None = None, *plugins: Any, **fields: Any) -> Stream:
+def planned(*plugins: Any, **fields: Any) -> GenerationPlan:
     loaded = Plugins(plugins, installed=False)
     messages = [{"role": "user", "content": "Hi"}]
     request = parse_request({"messages": messages, "stream": True, **fields}, loaded.request_type)
-    plan = compile_plan(request, stand_in(), loaded)
-    used = engine or Typist()
+    return compile_plan(request, stand_in(), loaded)
+
+
+def stream(engine: Engine | None = None, *plugins: Any, **fields: Any) -> Stream:
+    plan, used = planned(*plugins, **fields), engine or Typist()
     return Stream(lambda sink: Run(plan, stand_in(), sink), lambda run: execute(used, [run]))
 
 
@@ -163,7 +166,7 @@ def running() -> tuple[Typist, Stream]:
 
 
 def stopped(engine: Typist) -> bool:
-    return all(row.finished for row in engine.rows)
+    return all(row.cancelled and row.finish_reason is None for row in engine.rows)
 
 
 def test_close_stops_generating() -> None:
@@ -174,6 +177,15 @@ def test_close_stops_generating() -> None:
     until(lambda: stopped(engine))
     assert list(chunks) == []
     chunks.close()
+
+
+def test_nobody_is_sent_the_rest_of_a_closed_stream() -> None:
+    chunks: list[ChatCompletionChunk] = []
+    run = Run(planned(), stand_in(), chunks.append)
+    run.cancel()
+    execute(Typist(), [run])
+    assert [chunk for chunk in chunks if not chunk.choices] == []
+    assert run.usage is not None
 
 
 def test_leaving_a_with_block_stops_generating() -> None:

@@ -667,7 +667,8 @@ def test_weights_on_cpu_and_disk(tiny: Chat, new_chat: NewChat, tmp_path: Path) 
 def test_quantised_weights(new_model: NewModel, new_chat: NewChat) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        model = torch.ao.quantization.quantize_dynamic(new_model(), {torch.nn.Linear}, dtype=torch.qint8)
+        quantise: Any = torch.ao.quantization.quantize_dynamic
+        model = quantise(new_model(), {torch.nn.Linear}, dtype=torch.qint8)
     assert "quantized" in type(model.lm_head).__module__
     chat = new_chat(model=model)
     ids = torch.tensor([chat.plan(ask("x")).prompt.token_ids])
