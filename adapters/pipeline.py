@@ -11,6 +11,7 @@ from transformers.pipelines import pipeline as transformers_pipeline
 
 from chatplan.chat import Chat
 from chatplan.errors import RequestError
+from chatplan.explaining import Explanation
 from chatplan.model import ModelInfo
 from chatplan.plan import GenerationPlan
 from chatplan.request import ChatCompletionRequest
@@ -98,6 +99,10 @@ class ChatPipeline(Pipeline):
     def plan(self, inputs: Any, **fields: Any) -> GenerationPlan:
         """What a request would come to, without generating."""
         return self.chat.plan(inputs, **fields)
+
+    def explain(self, inputs: Any, **fields: Any) -> Explanation:
+        """Which plugin turns which field of a request into what."""
+        return self.chat.explain(inputs, **fields)
 
     # The steps of transformers' own loop, which this pipeline does not go through: an engine decides on batches.
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from chatplan import ChatCompletionRequest, ModelInfo, Processor, Row, Stage, explain, hookimpl, pipeline
+from chatplan import ChatCompletionRequest, ModelInfo, Processor, Row, Stage, hookimpl, pipeline
 
 MODEL = os.environ.get("CHATPLAN_MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct")
 
@@ -63,7 +63,7 @@ def main() -> None:
         print(f"without {letters!r}: {answer.text!r}")
         assert not set(letters) & set(answer.text.lower())
 
-    for effect in explain(chat.chat.request(question, avoid_letters="e"), chat.chat.model, chat.chat.plugins).fields:
+    for effect in chat.explain(question, avoid_letters="e").fields:
         print(f"{effect.field}={effect.value!r}: {', '.join(effect.plugins)} made it {'; '.join(effect.became)}"[:160])
 
 

@@ -71,10 +71,7 @@ class BadWords(Processor):
 
     def forbidden_after(self, output_ids: Sequence[int]) -> list[int]:
         """The token ids that would complete a sequence."""
-        ends = {
-            length: tuple(output_ids[-length:]) if length else () for length in {len(s) - 1 for s in self.sequences}
-        }
-        return [sequence[-1] for sequence in self.sequences if ends[len(sequence) - 1] == sequence[:-1]]
+        return [sequence[-1] for sequence in self.sequences if _ends_with(output_ids, sequence[:-1])]
 
 
 def _ends_with(output_ids: Sequence[int], tokens: tuple[int, ...]) -> bool:

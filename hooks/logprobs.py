@@ -94,6 +94,8 @@ def request_fields() -> Collection[str]:
 
 @hookimpl
 def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
+    if request.use_beam_search and request.logprobs and model.settings.logprobs_mode == "processed":
+        raise RequestError("beam search reports raw log-probabilities, and the setting is processed", param="logprobs")
     limit = model.settings.max_logprobs
     for name in ("top_logprobs", "prompt_logprobs"):
         asked = getattr(request, name)

@@ -19,6 +19,8 @@ from chatplan.row import Row
 _GREEDY_BELOW = 1e-5
 _LOWEST = 0.01  # lower temperatures overflow float16 logits
 _PUBLISHED_TEMPERATURE = 0.7
+# Odd constants of Knuth's and MurmurHash3's multiplications, as int32.
+_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B1 - 2**32, 0x85EBCA6B - 2**32, 0xC2B2AE35 - 2**32
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class Temperature(Processor):
 
 @dataclass(frozen=True)
 class Draw(Processor):
-    """Draws a token by inverting the cumulative distribution at the row's own uniform number.
+    """Draws a token: the highest score after each has got Gumbel noise of its own, which is a draw by probability.
 
-    The drawn token is left as the only finite score. The vocabulary is summed in its own order, so the draw does not
-    hang on how a sort breaks ties.
+    The drawn token is left as the only finite score. The noise hangs on the row's key and the token alone, so the last
+    bits of the logits, which change with the batch, hardly ever change the draw.
     """
 
     stage: ClassVar[Stage] = Stage.DRAW
@@ -49,19 +51,32 @@ class Draw(Processor):
         draws = [row.draws or Draws(None, row.index) for row in rows]
 
         def draw(scores: torch.Tensor) -> torch.Tensor:
-            numbers = [stream.at(len(row.output_ids)) for stream, row in zip(draws, rows, strict=True)]
-            drawn = invert(scores.softmax(dim=-1), column(numbers, device))
-            return scores.fill_(-torch.inf).scatter_(1, drawn, 0.0)
+            keys = [stream.at(len(row.output_ids)) for stream, row in zip(draws, rows, strict=True)]
+            noise = gumbel(torch.tensor(keys, dtype=torch.int32, device=device), scores.shape[1])
+            highest, drawn = noise.add_(scores).max(dim=-1, keepdim=True)
+            # Where every token is forbidden the score is none of the finite ones, and the sampler sees that.
+            return scores.fill_(-torch.inf).scatter_(1, drawn, highest)
 
         return draw
 
 
-def invert(probabilities: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    """The first token whose cumulative probability exceeds the number; ``[rows, V]``, ``[rows, 1]`` → ``[rows, 1]``."""
-    cumulative = probabilities.cumsum(dim=-1)
-    drawn = torch.searchsorted(cumulative, numbers * cumulative[:, -1:], right=True)
-    # A number that rounds up to the total falls off the end; the likeliest token takes it.
-    return torch.where(drawn < probabilities.shape[1], drawn, probabilities.argmax(dim=-1, keepdim=True))
+def gumbel(keys: torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Standard Gumbel noise, float32 ``[rows, vocabulary]``, from int32 keys ``[rows, 2]``.
+
+    A hash of key and token id, so it is the same on every device and needs no generator for each row.
+    """
+    bits = torch.arange(vocabulary, dtype=torch.int32, device=keys.device) * _GOLDEN + keys[:, :1]
+    bits = mix(mix(bits).bitwise_xor_(keys[:, 1:]))
+    # 23 bits and a half: a float32 holds these exactly, and neither 0 nor 1 is among them.
+    uniform = (bits >> 9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def mix(bits: torch.Tensor) -> torch.Tensor:
+    """MurmurHash3's 32-bit finaliser (Appleby, 2011), in place: every input bit changes half the output bits."""
+    bits.bitwise_xor_((bits >> 16).bitwise_and_(0xFFFF)).mul_(_MIX_1)
+    bits.bitwise_xor_((bits >> 13).bitwise_and_(0x7FFFF)).mul_(_MIX_2)
+    return bits.bitwise_xor_((bits >> 16).bitwise_and_(0xFFFF))
 
 
 @dataclass(frozen=True)

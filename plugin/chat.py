@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatplan.compiler import check_fields, compile_plan
 from chatplan.errors import PluginError, RequestError
+from chatplan.explaining import Explanation, explain
 from chatplan.folding import fold
 from chatplan.manager import Plugins
 from chatplan.request import ChatCompletionRequest, parse_request
@@ -51,6 +52,8 @@ class Chat:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
+        if isinstance(plugins, Plugins) and disable:
+            raise PluginError("disable has no effect on a ready Plugins object; give it to Plugins")
         self.plugins = plugins if isinstance(plugins, Plugins) else Plugins(plugins, disable)
         self.engine = self._make_engine({**(options or {}), "engine": engine})
         self.defaults: dict[str, Any] = {}
@@ -74,6 +77,10 @@ class Chat:
     def plan(self, given: Any, **fields: Any) -> GenerationPlan:
         """The plan of a request, as the engine would run it."""
         return compile_plan(self.request(given, **fields), self.model, self.plugins, self.engine.unsupported)
+
+    def explain(self, given: Any, **fields: Any) -> Explanation:
+        """Why the plan of a request is as it is: which plugin turned which field into what."""
+        return explain(self.request(given, **fields), self.model, self.plugins)
 
     def complete(self, given: Any, **fields: Any) -> ChatCompletion:
         """The whole answer to one request."""

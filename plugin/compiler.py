@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,10 @@ def check_fields(request: ChatCompletionRequest, plugins: Plugins, unsupported: 
     """Nothing is ever silently ignored: each field that is set has a plugin that answers for it."""
     for name, value in request.given().items():
         if name not in plugins.fields:
+            close = get_close_matches(name, plugins.fields, n=1)
+            hint = f"; did you mean {close[0]}?" if close and name not in type(request).model_fields else ""
             reason = "no plugin answers for this field, so it is refused rather than ignored"
-            raise UnsupportedFieldError(name, f"{reason}, got {shown(value)}")
+            raise UnsupportedFieldError(name, f"{reason}, got {shown(value)}{hint}")
         if name in unsupported:
             raise UnsupportedFieldError(name, f"{unsupported[name]}, got {shown(value)}")
 

@@ -36,7 +36,7 @@ from chatplan.request_types import (
     ToolChoice,
     TopK,
     nullable_schema,
-    without_nulls,
+    without_nothings,
 )
 
 __all__ = ["ChatCompletionRequest", "parse_request"]
@@ -206,7 +206,7 @@ class ChatCompletionRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, data: Any) -> Any:
-        given = without_nulls(data)
+        given = without_nothings(data)
         if isinstance(given, dict) and given.get("tools"):
             given.setdefault("tool_choice", "auto")
         return given

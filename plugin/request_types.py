@@ -94,6 +94,17 @@ def without_nulls(data: Any) -> Any:
     return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
+_NOTHINGS = {"response_format": {"type": "text"}, "tools": []}
+
+
+def without_nothings(data: Any) -> Any:
+    """The same, and without what clients send by default and what asks for nothing: plain text, no tools."""
+    given = without_nulls(data)
+    if not isinstance(given, dict):
+        return given
+    return {key: value for key, value in given.items() if key not in _NOTHINGS or value != _NOTHINGS[key]}
+
+
 def nullable_schema(schema: dict[str, Any]) -> None:
     """Say in a JSON schema that every property that is not required may be null."""
     for name, prop in schema.get("properties", {}).items():

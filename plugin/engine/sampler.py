@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessor
 
-from chatplan.errors import PluginError
+from chatplan.errors import PluginError, RequestError
+from chatplan.plan import Stage
 from chatplan.processor import BatchFunction, Processor
 
 if TYPE_CHECKING:
-    from chatplan.plan import Stage
     from chatplan.row import Row
 
 __all__ = ["Sampler", "failing"]
@@ -76,6 +76,7 @@ class Sampler:
                     wishes.setdefault((stage, nth, type(processor)), []).append((at, processor))
         # One index tensor for each set of rows, so that neighbouring operations on the same set share a gather.
         self._indices: dict[tuple[int, ...], torch.Tensor | None] = {tuple(range(len(self.rows))): None}
+        self._forbids = any(Stage.LOGPROBS != key[0] <= Stage.MIN_TOKENS for key in wishes)
         order = sorted(wishes, key=lambda key: key[:2])
         self.operations: list[_Operation] = []
         for key in order:
@@ -110,7 +111,14 @@ class Sampler:
                 scores = part
             else:
                 scores[index] = part
+        if self._forbids:
+            self._fail_where_nothing_is_left(scores)
         return scores
+
+    def _fail_where_nothing_is_left(self, scores: torch.Tensor) -> None:
+        """Some plugins forbid tokens; a row where together they forbid all has no answer."""
+        for at in scores.amax(dim=-1).isneginf().nonzero()[:, 0].tolist():
+            self.rows[at].fail(RequestError("the fields that forbid tokens leave none to choose from"))
 
     def advance(self, tokens: torch.Tensor) -> None:
         """Tell the functions that keep count which token each row drew; int64 ``[rows]``."""

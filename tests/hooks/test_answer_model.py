@@ -90,11 +90,11 @@ def test_token_ids_beside_the_text(pipe: ChatPipeline) -> None:
 
 LIST: list[dict[str, Any]] = [
     {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0},
-    {"messages": ASK, "seed": 1, "temperature": 1.3, "top_k": 50},
+    {"messages": ASK, "seed": 1, "temperature": 1.3},
     {"messages": [{"role": "user", "content": "Count to ten. " * 6}], "temperature": 0, "frequency_penalty": 1.0},
     {"messages": ASK, "temperature": 0, "stop": ["capital"]},
     {"messages": [{"role": "user", "content": "Why?"}], "seed": 2, "top_p": 0.8, "max_tokens": 3},
-    {"messages": ASK, "seed": 1, "temperature": 1.3, "top_k": 50, "n": 2},
+    {"messages": ASK, "seed": 1, "temperature": 1.3, "n": 2},
 ]
 
 

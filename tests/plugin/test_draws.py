@@ -15,7 +15,7 @@ from chatplan.draws import Draws
 COUNT = 200  # more than one block
 
 
-def numbers(seed: int | None, index: int = 0, count: int = COUNT) -> list[float]:
+def numbers(seed: int | None, index: int = 0, count: int = COUNT) -> list[tuple[int, int]]:
     draws = Draws(seed, index)
     return [draws.at(position) for position in range(count)]
 
@@ -26,7 +26,7 @@ def test_a_seed_and_an_index_always_give_the_same_numbers(seed: int) -> None:
 
 
 def test_the_numbers_do_not_change_from_version_to_version() -> None:
-    assert numbers(7, 1, 3) == [0.5538787883783044, 0.588497945261394, 0.906472736187947]
+    assert numbers(7, 1, 3) == [(-2006082889, 231407634), (690998520, 380095780), (613615080, 1745787108)]
 
 
 # Pairs of the same words in another order or width, which a careless key would take for each other.
@@ -45,12 +45,12 @@ def test_numbers_are_addressed_by_position_in_any_order(positions: list[int]) ->
     assert [draws.at(position) for position in positions] == [whole[position] for position in positions]
 
 
-def test_numbers_are_even_in_the_unit_interval() -> None:
-    drawn = np.array(numbers(1, count=4000))
-    assert drawn.min() >= 0
-    assert drawn.max() < 1
-    counts = np.histogram(drawn, bins=10, range=(0, 1))[0]
-    assert ((counts > 320) & (counts < 480)).all()
+def test_keys_are_even_over_all_int32() -> None:
+    for words in np.array(numbers(1, count=4000)).T:
+        assert words.min() >= -(2**31)
+        assert words.max() < 2**31
+        counts = np.histogram(words, bins=10, range=(-(2**31), 2**31))[0]
+        assert ((counts > 320) & (counts < 480)).all()
 
 
 def test_without_a_seed_every_stream_is_new() -> None:

@@ -170,14 +170,14 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("max_tokens", [1, 10**9, 3.0], [0, -1, 1.5, True, "3", NAN, INF]),
     ("max_completion_tokens", [1, 10**9, 3.0], [0, -1, 1.5, True, "3", NAN, INF]),
     ("n", [1, 20, 2.0], [0, 21, 1.5, True, "2"]),
-    ("response_format", [{"type": "text"}, {"type": "json_object"}], [{"type": "xml"}, {}, "text", 1]),
+    ("response_format", [{"type": "json_object"}], [{"type": "xml"}, {}, "text", 1]),
     ("seed", [-(2**63), 0, 2**63 - 1], [2**63, -(2**63) - 1, 1.5, True, "1"]),
     ("stop", ["a", [], ["a", "b"], ["x"] * 50], [1, [1], {"a": 1}, "", ["a", ""]]),
     ("stream", [True, False], ["maybe", 2]),
     ("stream_options", [{}, {"include_usage": False}, {"continuous_usage_stats": True}], [{"usage": True}, True, []]),
     ("temperature", [0, 0.0, 1e-6, 2, 100.0], [-0.01, True, "1", NAN, INF]),
     ("top_p", [1e-9, 1, 1.0], [0, 1.01, -1, True, "1", NAN]),
-    ("tools", [[], TOOLS], [{}, [{}], [{"function": {}}], [{"function": {"name": ""}}], [{"type": "x"}], "weather"]),
+    ("tools", [TOOLS], [{}, [{}], [{"function": {}}], [{"function": {"name": ""}}], [{"type": "x"}], "weather"]),
     ("tool_choice", ["none", "auto", "required"], ["any", 1, {}, {"function": {}}, {"type": "function"}]),
     ("parallel_tool_calls", [True, False], ["maybe", 2]),
     ("user", ["u"], [1]),
@@ -230,6 +230,14 @@ def test_the_ranges_cover_every_field() -> None:
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, good, _ in RANGES for value in good])
 def test_allowed(name: str, value: Any) -> None:
     assert name in parse(**{**BESIDE.get(name, {}), name: value}).model_fields_set
+
+
+@pytest.mark.parametrize(("name", "value"), [("response_format", {"type": "text"}), ("tools", []), ("top_p", None)])
+def test_what_asks_for_nothing_is_not_given(name: str, value: Any) -> None:
+    """Clients send these by default."""
+    request = parse(**{name: value})
+    assert name not in request.model_fields_set
+    assert getattr(request, name) == type(request).model_fields[name].default
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, _, bad in RANGES for value in bad])
