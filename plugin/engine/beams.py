@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from chatplan.engine.batches import CausalLM, input_device, model_inputs
+from chatplan.engine.criteria import plugin_criteria
 from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import score_tokens
 from chatplan.plan import Stage, StopTokens
@@ -40,17 +41,19 @@ def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: Gen
     )
     for row, beam in zip(rows, beams[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         with failing([row]):
-            deliver(model, row, beam)
+            deliver(model, row, beam, device)
 
 
-def deliver(model: CausalLM, row: Row, token_ids: Sequence[int]) -> None:
+def deliver(model: CausalLM, row: Row, token_ids: Sequence[int], device: torch.device) -> None:
     """Push a finished beam token by token, so that stops, text and log-probabilities come as from any other row."""
     top = row.plan.generation_config.get("logprobs")
     scores = [] if top is None else list(score_tokens(model, [*row.prompt_ids, *token_ids], top))
     reads = scores[len(row.prompt_ids) - 1 :]
     for position, token in enumerate(token_ids):
         row.scores = reads[position] if reads else None
-        if row.push(token):
+        row.push(token)
+        plugin_criteria(row, device)
+        if row.finished:
             return
     row.finish("length")
 

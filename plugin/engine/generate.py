@@ -20,9 +20,9 @@ from chatplan.capabilities import UNSUPPORTED
 from chatplan.engine.base import Engine, PromptLogprobs
 from chatplan.engine.batches import PER_ROW, CausalLM, batches, input_device, model_inputs
 from chatplan.engine.beams import run_beams
+from chatplan.engine.criteria import plugin_criteria
 from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import prompt_logprobs
-from chatplan.plan import StopTokens
 
 if TYPE_CHECKING:
     from chatplan.model import ModelInfo
@@ -114,15 +114,6 @@ class Deliver(StoppingCriteria):
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         self.steps.take(input_ids[:, -1])
         return torch.tensor([row.finished for row in self.steps.rows], device=input_ids.device)
-
-
-def plugin_criteria(row: Row, device: torch.device) -> None:
-    """A plain ``transformers.StoppingCriteria`` sees its own row alone; any of them ends it."""
-    criteria = [item for item in row.plan.stopping_criteria if not isinstance(item, StopTokens)]
-    if criteria and not row.finished:
-        ids = torch.tensor([[*row.prompt_ids, *row.output_ids]], device=device)
-        if any(bool(torch.as_tensor(criterion(ids, None)).all()) for criterion in criteria):
-            row.finish("stop")
 
 
 def generate_config(model: CausalLM, info: ModelInfo, rows: Sequence[Row]) -> GenerationConfig:

@@ -298,6 +298,15 @@ def test_plain_processors_and_criteria_see_their_own_row_alone(new_chat: NewChat
     assert plugin.criteria == [(1, len(prompt) + at) for at in (1, 2, 3)]
 
 
+def test_plain_criteria_cut_finished_beams(new_chat: NewChat) -> None:
+    chat = new_chat(plugins=[Plain()], defaults={"max_tokens": 6, "ignore_eos": True, "return_token_ids": True})
+    wish = {"messages": ask("q"), "use_beam_search": True, "n": 2}
+    whole, cut = chat.complete(wish), chat.complete(wish, stop_after=2)
+    for choice, short in zip(whole.choices, cut.choices, strict=True):
+        assert short.token_ids == (choice.token_ids or [])[:2]
+        assert short.finish_reason == "stop"
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
