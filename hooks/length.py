@@ -55,7 +55,10 @@ def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
 def generation_config(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo) -> Mapping[str, Any] | None:
     """The answer's bound: the request's, else the model's own, else what is left of the context."""
     eos = [] if request.ignore_eos else list(model.eos_token_ids)
-    return {"max_new_tokens": _room(request, len(prompt.token_ids), model), "eos_token_id": eos}
+    room = _room(request, len(prompt.token_ids), model)
+    if request.min_tokens > room:
+        raise RequestError(f"there is room for {room} tokens, got {request.min_tokens}", param="min_tokens")
+    return {"max_new_tokens": room, "eos_token_id": eos}
 
 
 @hookimpl

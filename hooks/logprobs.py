@@ -108,7 +108,7 @@ def generation_config(request: ChatCompletionRequest, prompt: Prompt, model: Mod
     """With ``echo``, alternatives are reported for the prompt as for the answer, unless the request says how many."""
     wanted = request.prompt_logprobs
     if wanted is None and request.echo and request.logprobs and not request.stream:
-        wanted = request.top_logprobs
+        wanted = _top(request)
     settings = {"logprobs": _top(request), "prompt_logprobs": wanted}
     return {name: value for name, value in settings.items() if value is not None}
 

@@ -13,6 +13,11 @@ from chatplan.plan import Prompt
 from chatplan.request import ChatCompletionRequest
 from chatplan.templates import content_format, template_mentions, template_variables
 
+# What `apply_chat_template` takes for itself, and does not hand to the template.
+_RENDERER = frozenset(
+    "conversation chat_template tokenize padding truncation max_length return_tensors return_dict "
+    "return_assistant_tokens_mask tokenizer_kwargs".split()
+)
 _TEXT_KEYS = {"text": "text", "refusal": "refusal"}
 
 
@@ -46,7 +51,10 @@ def template_args(request: ChatCompletionRequest, model: ModelInfo) -> Mapping[s
 
 @hookimpl
 def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
-    """Documents need a template that reads them."""
+    """Documents need a template that reads them; variables must not be the renderer's own arguments."""
+    for name in request.chat_template_kwargs or ():
+        if name in _RENDERER:
+            raise RequestError(f"{name} is no template variable", param=f"chat_template_kwargs.{name}")
     if request.documents is None:
         return
     if "documents" not in template_variables(_template(model, request.chat_template)):

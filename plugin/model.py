@@ -90,12 +90,16 @@ class ModelInfo:
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:
-        """The tokens that end an answer, from the generation config, else the config, else the tokenizer."""
-        for owner in (self.generation_config, self.config, self.tokenizer):
-            ids: Any = getattr(owner, "eos_token_id", None)
-            if ids is not None:
-                return tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)
-        return ()
+        """The tokens that end an answer: the generation config's, else the config's, and the tokenizer's.
+
+        Fine-tuned checkpoints often state the end of a text in the one and the end of a turn in the other.
+        """
+        found: list[int] = []
+        for ids in (getattr(self.generation_config, "eos_token_id", None), getattr(self.config, "eos_token_id", None)):
+            if ids is not None and not found:
+                found += ids if isinstance(ids, (list, tuple)) else [ids]
+        own: Any = self.tokenizer.eos_token_id
+        return tuple(dict.fromkeys(int(token) for token in (*found, *(() if own is None else (own,)))))
 
     @cached_property
     def pad_token_id(self) -> int:

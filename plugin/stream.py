@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from chatplan.response import ChatCompletionChunk
@@ -34,7 +35,8 @@ class _Mailbox:
             self._chunks.append(item)
             self._ready.notify()
             if self._wake is not None:
-                self._wake()
+                with suppress(RuntimeError):  # the reader's event loop is gone
+                    self._wake()
 
     def get(self) -> ChatCompletionChunk | Exception | None:
         with self._ready:
@@ -75,6 +77,7 @@ class Stream:
         # The thread must not know the stream, or a stream that nobody reads would never be garbage.
         self._cancel = weakref.finalize(self, run.cancel)
         self._thread = threading.Thread(target=_work, args=(run, work, mailbox), name="chatplan-stream", daemon=True)
+        _running[self._thread] = run
         self._thread.start()
 
     def __iter__(self) -> Iterator[ChatCompletionChunk]:
@@ -121,7 +124,7 @@ class Stream:
     def _open(self, item: ChatCompletionChunk | Exception | None) -> ChatCompletionChunk | None:
         """A chunk for the reader, ``None`` for one that is not shown; ends the stream at its end or an error."""
         if isinstance(item, ChatCompletionChunk):
-            return item if item.choices or self._include_usage else None
+            return item if item.choices or self._include_usage or item.prompt_logprobs is not None else None
         self._ended = True
         if item is not None:
             raise item
@@ -129,12 +132,11 @@ class Stream:
 
 
 def _work(run: Run, work: Callable[[Run], None], mailbox: _Mailbox) -> None:
-    _running[threading.current_thread()] = run
     try:
         work(run)
     finally:
+        _running.pop(threading.current_thread(), None)
         mailbox.put(run.error)
-        del _running[threading.current_thread()]
 
 
 _running: dict[threading.Thread, Run] = {}
@@ -143,6 +145,8 @@ _running: dict[threading.Thread, Run] = {}
 @atexit.register
 def _stop_all() -> None:
     """A thread inside torch when the interpreter goes away would abort the program."""
-    for thread, run in list(_running.items()):
+    running = list(_running.items())
+    for _, run in running:
         run.cancel()
+    for thread, _ in running:
         thread.join()

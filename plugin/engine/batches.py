@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,10 @@ from chatplan.plan import ENGINE_ATTRIBUTES, describe
 if TYPE_CHECKING:
     from chatplan.row import Row
 
-__all__ = ["PER_ROW", "CausalLM", "batches", "input_device", "model_inputs"]
+__all__ = ["PER_ROW", "CausalLM", "batches", "generate_arguments", "input_device", "longest_row", "model_inputs"]
+
+# Ways to end that a request decides, and rows see to.
+_ENDS = ("stop_strings", "max_time", "min_new_tokens")
 
 CausalLM = Any
 """A ``PreTrainedModel`` that is a ``GenerationMixin`` too; transformers has no type for both."""
@@ -46,16 +50,33 @@ def _key(row: Row, pad: bool) -> tuple[Any, ...]:
 
 
 def model_inputs(rows: Sequence[Row], pad_token_id: int, device: torch.device) -> dict[str, Any]:
-    """``input_ids`` and ``attention_mask``, int64 ``[rows, longest prompt]`` padded on the left, and further inputs."""
-    longest = max(len(row.prompt_ids) for row in rows)
-    gaps = [longest - len(row.prompt_ids) for row in rows]
-    ids = [[pad_token_id] * gap + list(row.prompt_ids) for gap, row in zip(gaps, rows, strict=True)]
+    """``input_ids`` and ``attention_mask``, int64 ``[rows, longest row]`` padded on the left, and further inputs."""
+    longest = longest_row(rows)
+    gaps = [longest - len(row.prompt_ids) - len(row.output_ids) for row in rows]
+    ids = [[pad_token_id] * gap + [*row.prompt_ids, *row.output_ids] for gap, row in zip(gaps, rows, strict=True)]
     mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
     extra = {
         name: value.repeat_interleave(len(rows), 0).to(device) if isinstance(value, torch.Tensor) else value
         for name, value in rows[0].plan.prompt.inputs.items()
     }
     return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device), **extra}
+
+
+def longest_row(rows: Sequence[Row]) -> int:
+    """Tokens of the longest row so far, prompt and answer."""
+    return max(len(row.prompt_ids) + len(row.output_ids) for row in rows)
+
+
+def generate_arguments(model: CausalLM) -> dict[str, Any]:
+    """Arguments that keep the checkpoint's defaults from coming back over what the plans decide.
+
+    transformers 5 fills in what the configuration leaves ``None``; 4.5x also what equals the global default.
+    """
+    stated = [name for name in _ENDS if getattr(model.generation_config, name, None) is not None]
+    arguments: dict[str, Any] = {} if not stated else dict.fromkeys(stated)
+    if "use_model_defaults" in inspect.signature(model.generate).parameters:
+        arguments["use_model_defaults"] = False
+    return arguments
 
 
 def input_device(model: CausalLM) -> torch.device:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from chatplan.engine.batches import CausalLM, input_device, model_inputs
+from chatplan.engine.batches import CausalLM, generate_arguments, input_device, model_inputs
 from chatplan.engine.criteria import plugin_criteria
 from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import score_tokens
@@ -38,6 +38,7 @@ def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: Gen
         generation_config=config,
         logits_processor=LogitsProcessorList([BeamScores(rows, device)]),
         stopping_criteria=StoppingCriteriaList([Cancelled(rows)]),
+        **generate_arguments(model),
     )
     for row, beam in zip(rows, beams[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         with failing([row]):
@@ -47,7 +48,9 @@ def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: Gen
 def deliver(model: CausalLM, row: Row, token_ids: Sequence[int], device: torch.device) -> None:
     """Push a finished beam token by token, so that stops, text and log-probabilities come as from any other row."""
     top = row.plan.generation_config.get("logprobs")
-    scores = [] if top is None else list(score_tokens(model, [*row.prompt_ids, *token_ids], top))
+    scores = (
+        [] if top is None else list(score_tokens(model, [*row.prompt_ids, *token_ids], top, row.plan.prompt.inputs))
+    )
     reads = scores[len(row.prompt_ids) - 1 :]
     for position, token in enumerate(token_ids):
         row.scores = reads[position] if reads else None

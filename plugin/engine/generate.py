@@ -8,7 +8,6 @@ sees each new token, hands it to the rows and says which are over.
 from __future__ import annotations
 
 import copy
-import inspect
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,20 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from chatplan.capabilities import UNSUPPORTED
 from chatplan.engine.base import Engine, PromptLogprobs
-from chatplan.engine.batches import PER_ROW, CausalLM, batches, input_device, model_inputs
+from chatplan.engine.batches import (
+    PER_ROW,
+    CausalLM,
+    batches,
+    generate_arguments,
+    input_device,
+    longest_row,
+    model_inputs,
+)
 from chatplan.engine.beams import run_beams
 from chatplan.engine.criteria import plugin_criteria
 from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import prompt_logprobs
+from chatplan.errors import EngineError
 
 if TYPE_CHECKING:
     from chatplan.model import ModelInfo
@@ -60,6 +68,14 @@ class GenerateEngine(Engine):
         if rows[0].plan.beams > 1:
             run_beams(self.model, self.info, rows, generate_config(self.model, self.info, rows))
             return
+        while running := [row for row in rows if not row.finished]:
+            before = sum(len(row.output_ids) for row in running)
+            self._generate(running)
+            if before == sum(len(row.output_ids) for row in running) and not all(row.finished for row in running):
+                raise EngineError("generate ended without a token")
+
+    def _generate(self, rows: list[Row]) -> None:
+        """One call, which ends when all rows are over, or when the longest one fills the context."""
         device = input_device(self.model)
         steps = Steps(rows, device)
         self.model.generate(
@@ -67,7 +83,7 @@ class GenerateEngine(Engine):
             generation_config=generate_config(self.model, self.info, rows),
             logits_processor=LogitsProcessorList([Draw(steps)]),
             stopping_criteria=StoppingCriteriaList([Deliver(steps)]),
-            **own_defaults_only(self.model),
+            **generate_arguments(self.model),
         )
 
 
@@ -120,9 +136,12 @@ def generate_config(model: CausalLM, info: ModelInfo, rows: Sequence[Row]) -> Ge
     """The model's own GenerationConfig, without what a request decides, with what the plans of ``rows`` say."""
     config: GenerationConfig = copy.deepcopy(model.generation_config)
     planned = {key: value for key, value in rows[0].plan.generation_config.items() if key not in PER_ROW}
+    left = max(row.plan.max_new_tokens - len(row.output_ids) for row in rows)
+    # A row that is over stays as padding and must not outgrow the model; the others go on in a further call.
+    room = left if info.context_length is None else info.context_length - longest_row(rows)
     engine: dict[str, Any] = {
         "pad_token_id": info.pad_token_id,
-        "max_new_tokens": max(row.plan.max_new_tokens for row in rows),
+        "max_new_tokens": min(left, room),
         # Rows end by their own rules. The model's ids would replace None, so an id that is never drawn stands in.
         "eos_token_id": [info.vocab_size or 2**31 - 1],
     }
@@ -142,16 +161,7 @@ _REQUEST_DECIDES: dict[str, Any] = {
     "num_beams": 1,
     "num_return_sequences": 1,
     "min_length": 0,
-    "min_new_tokens": None,
-    "stop_strings": None,
-    "max_time": None,
     "return_dict_in_generate": False,
     "output_scores": False,
 }
 """What a request, or the engine, decides instead of the checkpoint: back to where transformers does nothing."""
-
-
-def own_defaults_only(model: CausalLM) -> dict[str, Any]:
-    """transformers 4.5x would put the model's defaults back over values that equal the global ones."""
-    known = inspect.signature(model.generate).parameters
-    return {"use_model_defaults": False} if "use_model_defaults" in known else {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,14 +23,20 @@ _CHUNK = 512  # positions whose logits are in memory together: [512, vocabulary]
 
 
 @torch.no_grad()
-def score_tokens(model: CausalLM, token_ids: Sequence[int], top: int) -> Iterator[TokenScores]:
+def score_tokens(
+    model: CausalLM, token_ids: Sequence[int], top: int, inputs: Mapping[str, Any] | None = None
+) -> Iterator[TokenScores]:
     """The scores of ``token_ids[1:]``, each given the tokens before it."""
-    ids = torch.tensor([list(token_ids)], device=input_device(model))
-    whole = len(token_ids) <= _CHUNK or getattr(model, "_is_stateful", False)
+    device = input_device(model)
+    ids = torch.tensor([list(token_ids)], device=device)
+    more = {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in (inputs or {}).items()
+    }
+    whole = bool(more) or len(token_ids) <= _CHUNK or getattr(model, "_is_stateful", False)
     past = None
     for start in range(0, len(token_ids) - 1, len(token_ids) if whole else _CHUNK):
         stop = len(token_ids) if whole else min(start + _CHUNK, len(token_ids))
-        output = model(input_ids=ids[:, start:stop], past_key_values=past, use_cache=not whole)
+        output = model(input_ids=ids[:, start:stop], past_key_values=past, use_cache=not whole, **more)
         past = None if whole else output.past_key_values
         targets = ids[0, start + 1 : stop + 1]
         logits = output.logits[0, : len(targets)].float()
@@ -42,7 +48,7 @@ def prompt_logprobs(model: CausalLM, info: ModelInfo, plan: GenerationPlan) -> P
     top = int(plan.generation_config["prompt_logprobs"])
     ids = plan.prompt.token_ids
     report: PromptLogprobs = [None]
-    for token, scores in zip(ids[1:], score_tokens(model, ids, top), strict=True):
+    for token, scores in zip(ids[1:], score_tokens(model, ids, top, plan.prompt.inputs), strict=True):
         entry = {
             str(other): PromptLogprob(logprob=value, rank=rank, decoded_token=info.token_text(other))
             for rank, (other, value) in enumerate(scores.top, start=1)

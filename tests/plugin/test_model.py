@@ -84,10 +84,10 @@ def test_vocabulary_is_as_wide_as_the_logits() -> None:
 @pytest.mark.parametrize(
     ("config", "generation", "tokenizer", "ids"),
     [
-        (LlamaConfig(eos_token_id=5), GenerationConfig(eos_token_id=[7, 8]), TOKENIZER, (7, 8)),
-        (LlamaConfig(eos_token_id=5), GenerationConfig(eos_token_id=7), TOKENIZER, (7,)),
-        (LlamaConfig(eos_token_id=5), GenerationConfig(), TOKENIZER, (5,)),
-        (LlamaConfig(eos_token_id=[5, 6]), None, TOKENIZER, (5, 6)),
+        (LlamaConfig(eos_token_id=5), GenerationConfig(eos_token_id=[7, 8]), TOKENIZER, (7, 8, 257)),
+        (LlamaConfig(eos_token_id=5), GenerationConfig(eos_token_id=7), TOKENIZER, (7, 257)),
+        (LlamaConfig(eos_token_id=5), GenerationConfig(), TOKENIZER, (5, 257)),
+        (LlamaConfig(eos_token_id=[5, 6]), None, TOKENIZER, (5, 6, 257)),
         (LlamaConfig(eos_token_id=None), GenerationConfig(), TOKENIZER, (257,)),
         (None, None, with_ids(), ()),
         (None, None, with_ids(eos_token_id=0), (0,)),
@@ -167,7 +167,7 @@ def test_a_checkpoint_without_a_generation_config(checkpoint: Path, tmp_path: Pa
     LlamaConfig(**SMALL, eos_token_id=9).save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
     made = ModelInfo.without_weights(str(tmp_path))
-    assert (made.eos_token_ids, made.sampling_defaults) == ((9,), {})
+    assert (made.eos_token_ids, made.sampling_defaults) == ((9, 257), {})
 
 
 def test_a_description_cannot_generate() -> None:
