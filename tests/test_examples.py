@@ -27,16 +27,6 @@ EXPECTED = {
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def checkpoint() -> str:
-    """The small checkpoint's folder."""
-    default = Path.home() / ".cache" / "chatplan" / "smollm2-135m-instruct"
-    folder = os.environ.get("CHATPLAN_MODEL", str(default))
-    if not Path(folder).is_dir():
-        pytest.skip("CHATPLAN_MODEL names no checkpoint; `python examples/smollm2.py` makes one")
-    return folder
-
-
 def run(checkpoint: str, *arguments: str | Path) -> str:
     environment = os.environ | {"CHATPLAN_MODEL": checkpoint, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, *map(str, arguments)]
@@ -48,16 +38,16 @@ def run(checkpoint: str, *arguments: str | Path) -> str:
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(EXPECTED))
-def test_example_runs(checkpoint: str, name: str) -> None:
-    assert EXPECTED[name] in run(checkpoint, Path("examples", name))
+def test_example_runs(model_path: str, name: str) -> None:
+    assert EXPECTED[name] in run(model_path, Path("examples", name))
 
 
 @pytest.mark.model
-def test_checkpoint_example_finds_the_checkpoint(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if Path(checkpoint).name != "smollm2-135m-instruct":
+def test_checkpoint_example_finds_the_checkpoint(model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if Path(model_path).name != "smollm2-135m-instruct":
         pytest.skip("CHATPLAN_MODEL is another checkpoint than the one this example makes")
-    monkeypatch.setenv("CHATPLAN_CACHE", str(Path(checkpoint).parent))
-    assert run(checkpoint, "examples/smollm2.py").strip() == str(Path(checkpoint).absolute())
+    monkeypatch.setenv("CHATPLAN_CACHE", str(Path(model_path).parent))
+    assert run(model_path, "examples/smollm2.py").strip() == str(Path(model_path).absolute())
 
 
 def test_every_example_has_an_expectation() -> None:
@@ -72,10 +62,10 @@ def test_example_is_listed_in_the_documentation(name: str) -> None:
 
 @pytest.mark.model
 @pytest.mark.slow
-def test_plugin_tutorial_runs_in_order(checkpoint: str, tmp_path: Path) -> None:
+def test_plugin_tutorial_runs_in_order(model_path: str, tmp_path: Path) -> None:
     """In one namespace, with the checkpoint in place of its name on the hub."""
     text = (ROOT / "docs" / "plugins.md").read_text("utf-8")
     program = "\n".join(BLOCK.findall(text))
     script = tmp_path / "blocks.py"
-    script.write_text(program.replace(HUB_NAME, checkpoint), "utf-8")
-    assert run(checkpoint, script).strip()
+    script.write_text(program.replace(HUB_NAME, model_path), "utf-8")
+    assert run(model_path, script).strip()
