@@ -73,7 +73,7 @@ def generate_arguments(model: CausalLM) -> dict[str, Any]:
     transformers 5 fills in what the configuration leaves ``None``; 4.5x also what equals the global default.
     """
     stated = [name for name in _ENDS if getattr(model.generation_config, name, None) is not None]
-    arguments: dict[str, Any] = {} if not stated else dict.fromkeys(stated)
+    arguments: dict[str, Any] = dict.fromkeys(stated)
     if "use_model_defaults" in inspect.signature(model.generate).parameters:
         arguments["use_model_defaults"] = False
     return arguments
