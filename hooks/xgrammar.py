@@ -1,0 +1,308 @@
+"""The grammar backend ``xgrammar``: JSON schemas, regular expressions, choices, EBNF grammars and structural tags."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from importlib.util import find_spec
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+
+from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
+from chatplan.guided.constraint import Constraint
+from chatplan.guided.keywords import Honours, choices, honoured, json_value
+from chatplan.guided.vocabulary import portable, token_bytes
+from chatplan.guided.worker import Worker
+from chatplan.hookspecs import hookimpl
+from chatplan.model import ModelInfo
+
+HONOURS = Honours(
+    "xgrammar",
+    {
+        "string": ("minLength", "maxLength", "pattern", "format"),
+        "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+        "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+        "array": ("items", "prefixItems", "minItems", "maxItems"),
+        "object": ("properties", "required", "additionalProperties"),
+    },
+    lengths=False,  # it lets control characters into strings of some lengths
+)
+_EBNF_RULE = re.compile(r"^\s*[A-Za-z_][\w.-]*\s*::=", re.MULTILINE)
+_WHITESPACE_RULE = re.compile(r'^(\w+ ::= \("" \| \(\[ )\\n\\r\\t(\]\)\))$', re.MULTILINE)
+_SOURCE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+: (?:Check failed: \(.*?\) is false: )?")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|.)", re.DOTALL)
+
+
+@hookimpl
+def grammar_backend(model: ModelInfo) -> GrammarBackend | None:
+    """The backend, if the library ``xgrammar`` is installed."""
+    return XGrammar(model) if find_spec("xgrammar") else None
+
+
+class XGrammar(GrammarBackend):
+    """Compiles in a child process, since the library takes as long as it likes; masks are made in this one.
+
+    Objects have no properties beside named ones. In structural tags, the JSON is standard JSON with at most one blank,
+    tab or line break between its tokens, and special tokens take part only as a format ``token``.
+    """
+
+    name = "xgrammar"
+
+    def __init__(self, model: ModelInfo) -> None:
+        self.model = model
+        self._worker = Worker(_compiler, self._vocabulary)
+        self._lock = Lock()
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        """See :class:`~chatplan.guided.GrammarBackend`."""
+        job = _JOBS[constraint.kind](constraint, self.model)
+        with self._lock:
+            tokenizer = self._tokenizer
+        from xgrammar import CompiledGrammar
+
+        compiled = self._worker.run(_compile, *job, seconds=self.model.settings.guided_seconds)
+        return _Grammar(CompiledGrammar.deserialize_json(compiled, tokenizer), self.model)
+
+    def _vocabulary(self) -> tuple[list[bytes], list[int]]:
+        tokens = token_bytes(self.model)
+        return tokens, [token_id for token_id in self.model.eos_token_ids if token_id < len(tokens)]
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return _tokenizer(*self._vocabulary())
+
+
+class _Grammar(Grammar):
+    def __init__(self, compiled: Any, model: ModelInfo) -> None:
+        self.compiled, self.model = compiled, model
+        self.size = int(compiled.memory_size_bytes)
+
+    def start(self) -> Matcher:
+        from xgrammar import GrammarMatcher
+
+        return _Matcher(GrammarMatcher(self.compiled), self.model)
+
+
+class _Matcher(Matcher):
+    def __init__(self, matcher: Any, model: ModelInfo) -> None:
+        self.matcher, self.model = matcher, model
+
+    def fill(self, mask: torch.Tensor) -> None:
+        self.matcher.fill_next_token_bitmask(mask)
+        if beyond := self.model.logits_width % 32:  # the library may set bits for no token
+            mask.numpy().view(np.uint32)[-1] &= (1 << beyond) - 1
+
+    def accept(self, token_id: int) -> None:
+        known = 0 <= token_id < self.model.logits_width and token_id not in self.model.eos_token_ids
+        if not known or not self.matcher.accept_token(token_id):
+            raise ValueError(f"token {token_id} does not match the grammar")
+
+    def copy(self) -> Matcher:
+        return _Matcher(self.matcher.fork(), self.model)
+
+
+# --- what the library gets --------------------------------------------------------------------------------------------
+
+
+def _schema(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+    if constraint.whitespace not in ("", "[ ]?"):
+        raise CannotEnforce(
+            f"xgrammar knows blanks of '' and '[ ]?' between JSON tokens, not {constraint.whitespace!r}"
+        )
+    schema = json.dumps(honoured(json_value(constraint), HONOURS), ensure_ascii=False)
+    return ("spaced" if constraint.whitespace else "compact"), schema
+
+
+def _regex(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+    return "regex", portable(constraint.text)
+
+
+def _choice(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+    return "grammar", "root ::= " + " | ".join(map(_literal, choices(constraint)))
+
+
+def _literal(text: str) -> str:
+    plain = (f"\\u{ord(c):04x}" if c < " " or c in '"\\' else c for c in text)
+    return '"' + "".join(plain) + '"'
+
+
+def _ebnf(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+    return "grammar", _is_ebnf(constraint.text, "")
+
+
+def _is_ebnf(text: Any, place: str) -> str:
+    if not isinstance(text, str) or not _EBNF_RULE.search(text):
+        raise CannotEnforce("xgrammar reads EBNF, rules with '::='; the backend 'guidance' reads Lark", place)
+    return text
+
+
+def _structural_tag(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+    if constraint.whitespace != "[ ]?":
+        raise CannotEnforce("a structural tag says itself where there may be whitespace")
+    value = json_value(constraint)
+    if isinstance(value, dict) and "structures" in value:
+        form = _legacy(value)
+    elif isinstance(value, dict) and value.get("type") == "structural_tag" and value.keys() <= {"type", "format"}:
+        form = _read(value.get("format"), "/format")
+    else:
+        form = _read(value, "")
+    tag = {"type": "structural_tag", "format": _with_ids(form, model)}
+    return "structural_tag", json.dumps(tag, ensure_ascii=False)
+
+
+def _with_ids(node: Any, model: ModelInfo) -> Any:
+    """Ids in place of the names of tokens: the library is not told the names of special ones."""
+    if isinstance(node, list):
+        return [_with_ids(part, model) for part in node]
+    if not isinstance(node, dict) or "json_schema" in node:
+        return node
+    if node.get("type") == "token":
+        token = node.get("token")
+        token_id = model.tokenizer.get_vocab().get(token) if isinstance(token, str) else token
+        if not isinstance(token_id, int) or token_id in model.eos_token_ids:
+            raise CannotEnforce(f"{token!r:.80} is no token, or ends the answer")
+        return {"type": "token", "token": token_id}
+    return {key: _with_ids(value, model) for key, value in node.items()}
+
+
+_Reader = Callable[[Any, str], Any]
+
+
+def _read(node: Any, place: str) -> dict[str, Any]:
+    """One format of a structural tag: only fields that are known to be enforced, and schemas made safe."""
+    kind = node.get("type") if isinstance(node, dict) else None
+    fields = _FORMATS.get(kind) if isinstance(kind, str) else None
+    if fields is None:
+        raise CannotEnforce(f"xgrammar is not known to enforce structural tags of type {kind!r:.80}", place)
+    for key in node:
+        if key != "type" and key not in fields:
+            raise CannotEnforce(f"xgrammar is not known to enforce {key!r} of {kind!r}", f"{place}/{key}")
+    whitespace = {"max_whitespace_cnt": 1} if kind == "json_schema" else {}
+    return {"type": kind, **whitespace, **{k: fields[k](v, f"{place}/{k}") for k, v in node.items() if k != "type"}}
+
+
+def _legacy(value: dict[str, Any]) -> dict[str, Any]:
+    """The older form, of ``structures`` with ``begin``, ``schema`` and ``end``, and ``triggers``."""
+    tags = []
+    for at, part in enumerate(_list(value["structures"], "/structures")):
+        place = f"/structures/{at}"
+        if not isinstance(part, dict) or part.keys() != {"begin", "schema", "end"}:
+            raise CannotEnforce("a structure has 'begin', 'schema' and 'end'", place, wrong=True)
+        schema = part["schema"]
+        if isinstance(schema, str):
+            schema = json_value(Constraint("json", schema))
+        content = {
+            "type": "json_schema",
+            "max_whitespace_cnt": 1,
+            "json_schema": _inner_schema(schema, f"{place}/schema"),
+        }
+        tags.append({"type": "tag", "begin": part["begin"], "content": content, "end": part["end"]})
+    if not value.keys() <= {"type", "structures", "triggers"}:
+        raise CannotEnforce("only 'structures' and 'triggers' are enforced here", wrong=True)
+    return {"type": "triggered_tags", "triggers": _list(value.get("triggers"), "/triggers"), "tags": tags}
+
+
+def _plain(value: Any, place: str) -> Any:
+    """A text, number, or list of texts; whether it is the right one, the library says."""
+    return value
+
+
+def _list(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise CannotEnforce("this must be a list", place, wrong=True)
+    return value
+
+
+def _inner(value: Any, place: str) -> Any:
+    return _read(value, place)
+
+
+def _inners(value: Any, place: str) -> Any:
+    return [_read(part, f"{place}/{at}") for at, part in enumerate(_list(value, place))]
+
+
+def _edge(value: Any, place: str) -> Any:
+    return _read(value, place) if isinstance(value, dict) else value
+
+
+def _inner_schema(value: Any, place: str) -> Any:
+    return honoured(value, HONOURS, place)
+
+
+def _pattern(value: Any, place: str) -> Any:
+    try:
+        return portable(str(value))
+    except CannotEnforce as error:
+        raise CannotEnforce(error.reason, place) from None
+
+
+_FORMATS: Mapping[str, Mapping[str, _Reader]] = {
+    "const_string": {"value": _plain},
+    "json_schema": {"json_schema": _inner_schema, "max_whitespace_cnt": _plain},
+    "regex": {"pattern": _pattern},
+    "grammar": {"grammar": _is_ebnf},
+    "any_text": {"excludes": _plain},
+    "token": {"token": _plain},
+    "sequence": {"elements": _inners},
+    "or": {"elements": _inners},
+    "optional": {"content": _inner},
+    "plus": {"content": _inner},
+    "star": {"content": _inner},
+    "repeat": {"content": _inner, "min": _plain, "max": _plain},
+    "tag": {"begin": _edge, "content": _inner, "end": _edge},
+    "tags_with_separator": {"tags": _inners, "separator": _plain, "at_least_one": _plain, "stop_after_first": _plain},
+    "triggered_tags": {
+        "triggers": _plain, "tags": _inners, "at_least_one": _plain, "stop_after_first": _plain, "excludes": _plain,
+    },
+}  # fmt: skip
+_JOBS: Mapping[str, Callable[[Constraint, ModelInfo], tuple[str, str]]] = {
+    "json": _schema, "regex": _regex, "choice": _choice, "grammar": _ebnf, "structural_tag": _structural_tag,
+}  # fmt: skip
+
+
+# --- in the child process ---------------------------------------------------------------------------------------------
+
+
+def _tokenizer(tokens: list[bytes], ends: list[int]) -> Any:
+    from xgrammar import TokenizerInfo, VocabType
+
+    return TokenizerInfo(tokens, VocabType.RAW, vocab_size=len(tokens), stop_token_ids=ends)
+
+
+def _compiler(tokens: list[bytes], ends: list[int]) -> Any:
+    from xgrammar import GrammarCompiler
+
+    return GrammarCompiler(_tokenizer(tokens, ends), cache_enabled=False)
+
+
+def _compile(compiler: Any, job: str, text: str) -> str:
+    """What the library makes of it, as text that travels between processes."""
+    try:
+        return str(_compiled(compiler, job, text).serialize_json())
+    except RuntimeError as error:
+        raise CannotEnforce(_SOURCE.sub("", str(error))) from None
+
+
+def _compiled(compiler: Any, job: str, text: str) -> Any:
+    if job == "spaced":
+        return compiler.compile_grammar(_spaced(text))
+    if job == "compact":
+        return compiler.compile_json_schema(text, any_whitespace=False, separators=(",", ":"))
+    return getattr(compiler, f"compile_{job}")(text)
+
+
+def _spaced(schema: str) -> str:
+    """The grammar of a schema with ``[ ]?`` between tokens, where the library's own option allows tabs and lines too.
+
+    Its printer writes characters as ``\\xe9``, but its parser reads on through all hexadecimal digits that follow.
+    """
+    from xgrammar import Grammar as Printed
+
+    printed = str(Printed.from_json_schema(schema, any_whitespace=True, max_whitespace_cnt=1))
+    exact = _ESCAPE.sub(lambda found: f"\\u00{found[1]}" if found[1] else found[0], printed)
+    return _WHITESPACE_RULE.sub(r"\1\2", exact)
