@@ -66,14 +66,14 @@ $(VENV)/.demo $(VENV)/.dev: setup.cfg pyproject.toml constraints/dev.txt $(VENV)
 	@touch $@
 
 $(COMPAT)/.test: setup.cfg pyproject.toml constraints/compat.txt | $(COMPAT)/.made
-	@echo "== installing chatplan[test] on the oldest transformers"
+	@echo "== installing chatplan[test,outlines,lm-format-enforcer] on the oldest transformers"
 	@$(COMPAT)/bin/python $(PIP_INSTALL) --constraint constraints/compat.txt setuptools
-	@$(COMPAT)/bin/python $(PIP_INSTALL) --constraint constraints/compat.txt --editable '.[test]'
+	@$(COMPAT)/bin/python $(PIP_INSTALL) --constraint constraints/compat.txt --editable '.[test,outlines,lm-format-enforcer]'
 	@touch $@
 
 # A strict editable install links file by file: it must run again when the list of files changes.
 $(VENV)/.files: FORCE | $(VENV)/.made
-	@find plugin hooks adapters -name '*.py' | LC_ALL=C sort > $@.new
+	@find plugin hooks adapters -name '*.py' -o -name '*.json' | LC_ALL=C sort > $@.new
 	@cmp -s $@.new $@ || cp $@.new $@
 
 FORCE:

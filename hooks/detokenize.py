@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from tokenizers.decoders import DecodeStream
 
+from chatplan.answering import marker_tokens, reading
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.output import OutputStage, StageState, Step
@@ -26,6 +27,7 @@ class Detokenize(OutputStage):
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     include_stop: bool = False
+    keep: tuple[int, ...] = ()
 
     def open(self, row: Row) -> StageState:
         tokenizer, context = row.model.tokenizer, row.prompt_ids[-_CONTEXT:]
@@ -38,6 +40,7 @@ class _Reading(StageState):
     def __init__(self, wish: Detokenize, reader: _Fast | _Slow, added: Mapping[int, str]) -> None:
         self.wish, self.reader, self.added = wish, reader, added
         self.after_special = False
+        self.keep = frozenset(wish.keep if wish.skip_special_tokens else ())
 
     def feed(self, step: Step) -> None:
         # The token that ends the answer has no text of its own, unless the request keeps it.
@@ -47,7 +50,8 @@ class _Reading(StageState):
 
     def _text(self, token: int) -> str:
         special = token in self.added
-        text = self.reader.step(token)
+        # Marks of reasoning and calls are special tokens in some models; the stage that reads them needs them.
+        text = self.added[token] if token in self.keep else self.reader.step(token)
         if special and self.after_special and not self.wish.spaces_between_special_tokens and text:
             text = text.lstrip(" ")  # decoders that join words would put a space between the two
         self.after_special = special
@@ -112,10 +116,12 @@ def request_fields() -> Collection[str]:
 
 @hookimpl
 def output_stages(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo) -> Iterable[OutputStage] | None:
+    reader = reading(request, model)
     return [
         Detokenize(
             request.skip_special_tokens,
             request.spaces_between_special_tokens,
             request.include_stop_str_in_output,
+            () if reader is None else marker_tokens(reader, model.tokens.special),
         )
     ]

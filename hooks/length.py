@@ -19,7 +19,7 @@ from chatplan.row import Row
 
 @dataclass(frozen=True)
 class MinTokens(Processor):
-    """Bans the tokens that would end the answer until it has ``count`` tokens."""
+    """Bans the tokens that would end the answer until it has ``count`` tokens, unless a grammar leaves nothing else."""
 
     stage: ClassVar[Stage] = Stage.MIN_TOKENS
     count: int
@@ -28,11 +28,15 @@ class MinTokens(Processor):
     @classmethod
     def for_rows(cls, processors: Sequence[Any], rows: Sequence[Row], device: torch.device) -> BatchFunction:
         ids = [torch.tensor(item.token_ids, device=device) for item in processors]
+        guided = [any(stage is Stage.GRAMMAR for stage, _ in row.plan.processors) for row in rows]
 
         def ban(scores: torch.Tensor) -> torch.Tensor:
             for at, (item, row) in enumerate(zip(processors, rows, strict=True)):
                 if len(row.output_ids) < item.count:
+                    ends = scores[at, ids[at]].clone()
                     scores[at, ids[at]] = -torch.inf
+                    if guided[at] and scores[at].amax().isneginf():
+                        scores[at, ids[at]] = ends
             return scores
 
         return ban

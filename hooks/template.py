@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from chatplan.errors import RequestError
+from chatplan.generic_tools import as_plain_messages, with_tool_prompt
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.plan import Prompt
 from chatplan.request import ChatCompletionRequest
-from chatplan.templates import content_format, template_mentions, template_variables
+from chatplan.templates import content_format, template_mentions, template_of, template_variables
 
 # What `apply_chat_template` takes for itself, and does not hand to the template.
 _RENDERER = frozenset(
@@ -57,7 +58,7 @@ def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
             raise RequestError(f"{name} is no template variable", param=f"chat_template_kwargs.{name}")
     if request.documents is None:
         return
-    if "documents" not in template_variables(_template(model, request.chat_template)):
+    if "documents" not in template_variables(template_of(model, request.chat_template)):
         raise RequestError(
             "this chat template does not read documents; pass a chat_template that does", param="documents"
         )
@@ -67,8 +68,10 @@ def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
 def render_prompt(request: ChatCompletionRequest, model: ModelInfo, template_args: Mapping[str, Any]) -> Prompt | None:
     """Text-only rendering by ``tokenizer.apply_chat_template``; a plugin for other media comes before it."""
     args = dict(template_args)
-    template = _template(model, args.pop("chat_template", None))
+    template = template_of(model, args.pop("chat_template", None), args.get("tools"))
     conversation = _conversation(request, template)
+    if "tools" not in template_variables(template):
+        conversation = _with_generic_tools(conversation, args.pop("tools", ()), template)
     text = _render(request, model, conversation, {**args, "chat_template": template})
     ids = model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens)
     if not ids:
@@ -79,17 +82,6 @@ def render_prompt(request: ChatCompletionRequest, model: ModelInfo, template_arg
     return Prompt(
         tuple(ids[-request.truncate_prompt_tokens :] if request.truncate_prompt_tokens else ids), text, role, echo
     )
-
-
-def _template(model: ModelInfo, own: str | None) -> str:
-    """The request's template, else the tokenizer's."""
-    if own is not None:
-        return own
-    try:
-        return str(model.tokenizer.get_chat_template())
-    except ValueError as error:
-        reason = "the model's tokenizer has no chat template; pass one, in Jinja, as chat_template"
-        raise RequestError(reason, param="chat_template") from error
 
 
 def _render(
@@ -109,6 +101,25 @@ def _conversation(request: ChatCompletionRequest, template: str) -> list[dict[st
         _message(at, message.model_dump(exclude_unset=True), wants_list) for at, message in enumerate(request.messages)
     ]
     return messages if template_mentions(template, "developer") else _developer_as_system(messages)
+
+
+def _with_generic_tools(
+    conversation: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]], template: str
+) -> list[dict[str, Any]]:
+    """The conversation for a template that reads no tools: they become text, and so do calls that it cannot read."""
+    foreign = "tool" not in template and any(_is_about_calls(message) for message in conversation)
+    if not tools and not foreign:
+        return conversation
+    plain = [{**message, "content": _text_of(message["content"])} for message in conversation]
+    plain = as_plain_messages(plain) if foreign else plain
+    plain = with_tool_prompt(plain, tools) if tools else plain
+    if content_format(template) == "string":
+        return plain
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in plain]
+
+
+def _is_about_calls(message: Mapping[str, Any]) -> bool:
+    return message["role"] in ("tool", "function") or bool(message.get("tool_calls") or message.get("function_call"))
 
 
 def _message(at: int, message: dict[str, Any], wants_list: bool) -> dict[str, Any]:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
         UnsupportedFieldError,
     )
     from chatplan.explaining import explain
+    from chatplan.families import AnswerFormat
     from chatplan.folding import fold
+    from chatplan.guided import CannotEnforce, Constraint, Grammar, GrammarBackend, Matcher
     from chatplan.hookspecs import hookimpl
     from chatplan.manager import Plugins
     from chatplan.model import ModelInfo
@@ -62,7 +64,9 @@ _HOMES = {
         "UnsupportedFieldError",
     ),
     "chatplan.explaining": ("explain",),
+    "chatplan.families": ("AnswerFormat",),
     "chatplan.folding": ("fold",),
+    "chatplan.guided": ("CannotEnforce", "Constraint", "Grammar", "GrammarBackend", "Matcher"),
     "chatplan.hookspecs": ("hookimpl",),
     "chatplan.manager": ("Plugins",),
     "chatplan.model": ("ModelInfo",),
@@ -106,6 +110,12 @@ __all__ = [  # noqa: RUF022  grouped by who needs it
     "StageState",
     "Step",
     "Engine",
+    "Constraint",
+    "GrammarBackend",
+    "Grammar",
+    "Matcher",
+    "CannotEnforce",
+    "AnswerFormat",
     # errors
     "ChatplanError",
     "RequestError",

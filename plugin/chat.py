@@ -51,10 +51,10 @@ class Chat:
         defaults: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.model = model
         if isinstance(plugins, Plugins) and disable:
             raise PluginError("disable has no effect on a ready Plugins object; give it to Plugins")
         self.plugins = plugins if isinstance(plugins, Plugins) else Plugins(plugins, disable)
+        self.model = self.plugins.introduce(model)
         self.engine = self._make_engine({**(options or {}), "engine": engine})
         self.defaults: dict[str, Any] = {}
         self.defaults = self._check_defaults(defaults or {})
@@ -117,7 +117,8 @@ class Chat:
 
     async def acomplete(self, given: Any, **fields: Any) -> ChatCompletion:
         """:meth:`complete` without blocking the event loop; cancelling the task stops generating within a token."""
-        plan = self.plan(given, **fields)
+        # Compiling a constraint may take its time.
+        plan = await asyncio.to_thread(lambda: self.plan(given, **fields))
         refuse_stream(plan)
         chunks: list[ChatCompletionChunk] = []
         run = Run(plan, self.model, chunks.append)

@@ -8,7 +8,8 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from chatplan.errors import PluginConflictError, PluginError, UnsupportedFieldError
+from chatplan.errors import PluginConflictError, PluginError, RequestError, UnsupportedFieldError
+from chatplan.guided.constraint import Constraint
 from chatplan.output import OutputStage
 from chatplan.plan import ENGINE_ATTRIBUTES, Effect, GenerationPlan, Prompt, Stage
 from chatplan.request_rules import shown
@@ -34,6 +35,7 @@ def compile_plan(
         PluginConflictError: two plugins want different things.
     """
     check_fields(request, plugins, unsupported or {})
+    model = plugins.introduce(model)
     plugins.ask("check_request", request=request, model=model)
     effects: list[Effect] = []
     args = merge("template_args", plugins.ask("template_args", request=request, model=model), effects)
@@ -41,7 +43,8 @@ def compile_plan(
     about = {"request": request, "prompt": prompt, "model": model}
     config = merge("generation_config", plugins.ask("generation_config", **about), effects)
     check_attributes(config, effects)
-    processors = staged(plugins.ask("logits_processors", **about), effects)
+    masks = grammar_mask(request, prompt, model, plugins)
+    processors = staged([*masks, *plugins.ask("logits_processors", **about)], effects)
     stopping = collect("stopping_criteria", plugins.ask("stopping_criteria", **about), effects)
     outputs = collect("output_stages", plugins.ask("output_stages", **about), effects)
     return GenerationPlan(
@@ -117,6 +120,28 @@ def _generation_attributes() -> frozenset[str]:
     from transformers import GenerationConfig
 
     return frozenset(vars(GenerationConfig()))
+
+
+def grammar_mask(
+    request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo, plugins: Plugins
+) -> list[tuple[str, list[Any]]]:
+    """The processor that keeps the answer to the constraint of ``request``, under the name of the plugin it is from."""
+    answers = plugins.ask("constraint", request=request, prompt=prompt, model=model)
+    for plugin, answer in answers:
+        if not isinstance(answer, Constraint):
+            raise _wrong(plugin, "constraint", answer, "a Constraint")
+    if not answers:
+        return []
+    from chatplan.guided.combine import one_constraint
+    from chatplan.guided.mask import GrammarMask
+    from chatplan.guided.thinking import after_reasoning, with_reasoning
+
+    plugin, constraint = one_constraint(answers)
+    if request.ignore_eos:
+        raise RequestError(f"{constraint.param} says where the answer ends", param="ignore_eos")
+    constraint = with_reasoning(constraint, prompt, model)
+    backend, grammar = plugins.enforcer(model).compile(constraint, request.guided_decoding_backend or "auto")
+    return [(plugin, [GrammarMask(constraint, backend, after_reasoning(constraint, grammar, model))])]
 
 
 def staged(answers: Iterable[tuple[str, Iterable[Any]]], effects: list[Effect]) -> tuple[tuple[Stage, Any], ...]:

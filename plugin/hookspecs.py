@@ -15,6 +15,8 @@ import pluggy
 if TYPE_CHECKING:
     from chatplan.engine import Engine
     from chatplan.errors import ChatplanError
+    from chatplan.families import AnswerFormat
+    from chatplan.guided import Constraint, GrammarBackend
     from chatplan.model import ModelInfo
     from chatplan.output import OutputStage
     from chatplan.plan import Prompt
@@ -73,6 +75,16 @@ def generation_config(request: ChatCompletionRequest, prompt: Prompt, model: Mod
 
 
 @hookspec
+def constraint(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo) -> Constraint | None:
+    """What the whole answer must match, as a :class:`~chatplan.Constraint`.
+
+    A request has one at most: two are an error that names both fields. The exception is one marked ``alternative``,
+    such as a call of a tool: the answer then matches the one or the other. What is returned is compiled by a
+    grammar backend, and the mask runs at ``Stage.GRAMMAR``.
+    """
+
+
+@hookspec
 def logits_processors(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo) -> Iterable[Any] | None:
     """Work on the logits: :class:`~chatplan.Processor` objects, or pairs ``(Stage, transformers.LogitsProcessor)``.
 
@@ -99,6 +111,24 @@ def engine(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
     """The engine to run plans on; ``options["engine"]`` is the name asked for, or ``"auto"``.
 
     Called once, when a model is loaded. The first plugin that returns something wins; the built-in one comes last.
+    """
+
+
+@hookspec
+def answer_formats() -> Mapping[str, Mapping[str, Any] | AnswerFormat] | None:
+    """Formats in which model families write reasoning and tool calls, by name.
+
+    Called once, when plugins are loaded. Each is an object as ``chatplan.families.AnswerFormat.from_dict`` takes it;
+    it is chosen by its marks in the chat template, or by the setting ``tool_call_parser``.
+    """
+
+
+@hookspec
+def grammar_backend(model: ModelInfo) -> GrammarBackend | None:
+    """A library that compiles constraints, as a :class:`~chatplan.GrammarBackend`; ``None`` if it is not installed.
+
+    Called once for a model. Requests choose one by ``guided_decoding_backend``; ``auto`` asks them in order, the one
+    loaded last first, until one can enforce the whole constraint.
     """
 
 

@@ -7,15 +7,24 @@ import importlib.metadata
 import inspect
 import logging
 import pkgutil
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple, Optional
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional
+from weakref import WeakKeyDictionary, WeakSet
 
 import pluggy
 from pydantic import Field, create_model
 
 from chatplan import hookspecs
+from chatplan.answering import model_format
 from chatplan.errors import PluginConflictError, PluginError
+from chatplan.families import AnswerFormat, built_in_formats
 from chatplan.request import ChatCompletionRequest
+
+if TYPE_CHECKING:
+    from chatplan.guided.dispatch import Enforcer
+    from chatplan.model import ModelInfo
 
 __all__ = ["BUILTINS", "Plugins"]
 
@@ -31,6 +40,15 @@ BUILTINS = (
     "chatplan.hooks.stops",
     "chatplan.hooks.detokenize",
     "chatplan.hooks.logprobs",
+    "chatplan.hooks.reasoning",
+    "chatplan.hooks.parsing",
+    "chatplan.hooks.tools",
+    "chatplan.hooks.guided",
+    # `auto` asks grammar backends in the order that hooks are called in: the last one here first.
+    "chatplan.hooks.lm_format_enforcer",
+    "chatplan.hooks.outlines",
+    "chatplan.hooks.xgrammar",
+    "chatplan.hooks.guidance",
     "chatplan.hooks.engines",
 )
 """The built-in plugins, by dotted name; each is switched off by its last part, as in ``disable=["penalties"]``."""
@@ -74,6 +92,11 @@ class Plugins:
         self._check_names()
         self._calls = {name: self._implementations(name) for name in _hook_names()}
         self.fields, self.request_type = self._collect_fields()
+        self.formats = self._collect_formats()
+        self._introduced: WeakKeyDictionary[ModelInfo, ModelInfo] = WeakKeyDictionary()
+        self._known: WeakSet[ModelInfo] = WeakSet()
+        self._enforcers: WeakKeyDictionary[ModelInfo, Enforcer] = WeakKeyDictionary()
+        self._lock = threading.Lock()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,6 +131,34 @@ class Plugins:
     def hooks_of(self, plugin: str) -> tuple[str, ...]:
         """The hooks that ``plugin`` implements."""
         return tuple(hook for hook, calls in self._calls.items() if any(call.plugin == plugin for call in calls))
+
+    def introduce(self, model: ModelInfo) -> ModelInfo:
+        """``model`` with what these plugins know of it: the format of its answers.
+
+        Raises:
+            PluginError: the setting ``tool_call_parser`` names no format.
+        """
+        with self._lock:
+            if model in self._known:
+                return model
+            if model not in self._introduced:
+                try:
+                    known = replace(model, answer_format=model_format(model, self.formats))
+                except ValueError as error:
+                    raise PluginError(f"tool_call_parser: {error}") from error
+                self._introduced[model] = known
+                self._known.add(known)
+            return self._introduced[model]
+
+    def enforcer(self, model: ModelInfo) -> Enforcer:
+        """The grammar backends of ``model``, made when its first constraint comes."""
+        from chatplan.guided.dispatch import Enforcer
+
+        with self._lock:
+            if model not in self._enforcers:
+                backends = [backend for _, backend in self.ask("grammar_backend", model=model)]
+                self._enforcers[model] = Enforcer(backends, model.settings)
+            return self._enforcers[model]
 
     def _register(self, plugin: Any, name: str | None = None) -> None:
         name = name or _name_of(plugin)
@@ -169,6 +220,21 @@ class Plugins:
             return owners, ChatCompletionRequest
         fields: dict[str, Any] = {name: _as_field(plugin, name, wanted) for name, (plugin, wanted) in added.items()}
         return owners, create_model("ChatCompletionRequest", __base__=ChatCompletionRequest, **fields)
+
+    def _collect_formats(self) -> dict[str, AnswerFormat]:
+        """The formats of answers, built in and added."""
+        formats = dict(built_in_formats())
+        owners = dict.fromkeys(formats, "chatplan")
+        for plugin, added in self.ask("answer_formats"):
+            for name, wanted in added.items():
+                if name in formats:
+                    raise PluginConflictError(f"answer format {name!r}", (owners[name], plugin))
+                try:
+                    formats[name] = wanted if isinstance(wanted, AnswerFormat) else AnswerFormat.from_dict(name, wanted)
+                except ValueError as error:
+                    raise PluginError(f"plugin {plugin!r}: {error}") from error
+                owners[name] = plugin
+        return formats
 
 
 def _hook_names() -> list[str]:

@@ -15,6 +15,8 @@ from chatplan.tokens import TokenReader
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from chatplan.families import AnswerFormat
+
 __all__ = ["ModelInfo"]
 
 _CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length")
@@ -32,6 +34,7 @@ class ModelInfo:
         config, generation_config: the checkpoint's own, ``None`` where a stand-in has none.
         module: the weights, for engines; ``None`` when only plans are made.
         settings: start-up choices and limits.
+        answer_format: how its answers mark reasoning and calls, found by :meth:`Plugins.introduce`.
     """
 
     name: str
@@ -40,6 +43,7 @@ class ModelInfo:
     generation_config: GenerationConfig | None = None
     module: PreTrainedModel | None = None
     settings: Settings = field(default_factory=Settings)
+    answer_format: AnswerFormat | None = None
 
     @classmethod
     def of(cls, module: PreTrainedModel, tokenizer: Any, settings: Settings | None = None, name: str = "") -> ModelInfo:
@@ -87,6 +91,11 @@ class ModelInfo:
     def vocab_size(self) -> int | None:
         """Width of the logits; ``None`` for a stand-in that has no model."""
         return None if self.config is None else int(self.config.get_text_config().vocab_size)
+
+    @cached_property
+    def logits_width(self) -> int:
+        """How many tokens there are to choose from; for a stand-in those of its tokenizer."""
+        return self.vocab_size or len(self.tokenizer)
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:

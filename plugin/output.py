@@ -50,7 +50,10 @@ class StageState:
         """Take in ``step`` and change it: add text, hold text back, or end the row by setting ``finish_reason``."""
 
     def close(self) -> Step | None:
-        """The row is over: what was held back, if anything. Later stages are fed with it."""
+        """The row is over: what was held back, if anything. Later stages are fed with it.
+
+        Its ``finish_reason``, if any, replaces ``stop``.
+        """
         return None
 
 

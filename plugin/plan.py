@@ -164,7 +164,8 @@ def describe(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(describe(item) for item in value)
     if dataclasses.is_dataclass(value):
-        return {item.name: describe(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        # What has no part in the repr is no data: caches, compiled forms of what other fields say.
+        return {item.name: describe(getattr(value, item.name)) for item in dataclasses.fields(value) if item.repr}
     if isinstance(value, BaseModel):
         return describe(value.model_dump(exclude_unset=True, by_alias=True))
     shape = f"{tuple(value.shape)}" if hasattr(value, "shape") else ""

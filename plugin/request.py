@@ -25,10 +25,10 @@ from chatplan.request_types import (
     NonEmptyStr,
     PositiveInt,
     ResponseFormat,
+    Schema,
     Seed,
     StreamOptions,
     StringOrList,
-    StringOrObject,
     StructuredOutputs,
     TokenBudget,
     TokenId,
@@ -159,7 +159,7 @@ class ChatCompletionRequest(BaseModel):
         description="More variables for the template; they override the standard ones.",
         examples=[{"enable_thinking": False}],
     )
-    guided_json: StringOrObject | None = Field(
+    guided_json: Schema | None = Field(
         None, description="The answer is JSON of this schema (an object, or a string that holds one)."
     )
     guided_regex: str | None = Field(

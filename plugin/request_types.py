@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     Strict,
     Tag,
+    TypeAdapter,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -86,6 +87,16 @@ StringOrList = Annotated[
 ]
 StringOrObject = Annotated[_String | _Object, _expect("an object, or a string that holds one")]
 
+
+def _schema_of(value: Any) -> Any:
+    """In Python, a type stands for its JSON schema: a pydantic model, a dataclass, an enum, ``list[Model]``."""
+    if isinstance(value, type) or get_origin(value) is not None:
+        return TypeAdapter(value).json_schema()
+    return value
+
+
+Schema = Annotated[StringOrObject, BeforeValidator(_schema_of, json_schema_input_type=StringOrObject)]
+
 # --- nested objects ---------------------------------------------------------------------------------------------------
 
 
@@ -150,18 +161,28 @@ class JsonSchemaFormat(_Options):
 
 
 class ResponseFormat(_Options):
-    """What the answer must look like."""
+    """What the answer must look like. A structural tag has a ``format``, or ``structures`` and ``triggers``."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: JsonSchemaFormat | None = None
+    format: dict[str, Any] | None = None
+    structures: list[dict[str, Any]] | None = None
+    triggers: list[str] | None = None
 
     @model_validator(mode="after")
-    def _schema_where_it_belongs(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
+    def _keys_where_they_belong(self) -> ResponseFormat:
+        tagged = self.format is not None or (self.structures is not None and self.triggers is not None)
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.json_schema is None):
             raise PydanticCustomError("request_rule", "type json_schema needs the key json_schema with the schema")
-        if self.type != "json_schema" and self.json_schema is not None:
-            raise PydanticCustomError("request_rule", "the key json_schema needs type json_schema")
+        if self.type == "structural_tag" and not tagged:
+            raise PydanticCustomError("request_rule", "type structural_tag needs format, or structures and triggers")
+        keys = {"type", *_FORMAT_KEYS.get(self.type, ())}
+        for name in self.model_fields_set - keys:
+            raise PydanticCustomError("request_rule", "{reason}", {"reason": f"type {self.type} has no key {name}"})
         return self
+
+
+_FORMAT_KEYS = {"json_schema": ("json_schema",), "structural_tag": ("format", "structures", "triggers")}
 
 
 class FunctionDefinition(_Options):
@@ -172,6 +193,7 @@ class FunctionDefinition(_Options):
     name: NonEmptyStr
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class Tool(_Options):
@@ -205,7 +227,7 @@ ToolChoice = Annotated[
 class StructuredOutputs(_Options):
     """One constraint on the answer. The key ``json`` is the attribute ``json_schema``."""
 
-    json_schema: StringOrObject | None = Field(None, alias="json", description="A JSON schema.")
+    json_schema: Schema | None = Field(None, alias="json", description="A JSON schema.")
     regex: str | None = Field(None, description="A regular expression that the whole answer matches.")
     choice: list[str] | None = Field(None, min_length=1, description="The answer is one of these.")
     grammar: str | None = Field(None, description="A context-free grammar.")

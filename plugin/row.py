@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chatplan.output import StageState, Step, TokenScores
 from chatplan.plan import StopTokens
@@ -28,6 +28,7 @@ class Row:
         prompt_ids, output_ids: what the model has read and written so far.
         scores: log-probabilities at the position being drawn, left by a processor for the output stages.
         cumulative_logprob: sum over the drawn tokens, kept when a processor reads them.
+        states: what processors keep for this row from step to step, each under a key of its own.
         finish_reason, stop_reason: set once the row is over.
         error: what a stage or a processor raised for this row.
     """
@@ -48,6 +49,7 @@ class Row:
         self.output_ids: list[int] = []
         self.scores: TokenScores | None = None
         self.cumulative_logprob = 0.0
+        self.states: dict[Any, Any] = {}
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.error: BaseException | None = None
@@ -104,14 +106,15 @@ class Row:
         if step.finish_reason is None:
             self._emit(self, step)
             return
-        reason, stop_reason = step.finish_reason, step.stop_reason
-        tail = self._close(step)
-        tail.finish_reason, tail.stop_reason = reason, stop_reason
-        self.finish_reason, self.stop_reason = reason, stop_reason
-        self._emit(self, tail)
+        self._close(step)
+        self.finish_reason, self.stop_reason = step.finish_reason, step.stop_reason
+        self._emit(self, step)
 
-    def _close(self, step: Step) -> Step:
-        """Flush the stages front to back, each one's remainder through those behind it, into the last step."""
+    def _close(self, step: Step) -> None:
+        """Flush the stages front to back, each one's remainder through those behind it, into the last step.
+
+        A stage may know better why an answer stopped: because it called a tool.
+        """
         for position, stage in enumerate(self._stages):
             rest = stage.close()
             if rest is not None:
@@ -120,4 +123,5 @@ class Row:
                 step.reasoning += rest.reasoning
                 step.tool_calls += rest.tool_calls
                 step.logprobs += rest.logprobs
-        return step
+                if rest.finish_reason is not None and step.finish_reason == "stop":
+                    step.finish_reason = rest.finish_reason

@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Environment, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
-__all__ = ["content_format", "template_mentions", "template_variables"]
+from chatplan.errors import RequestError
+
+if TYPE_CHECKING:
+    from chatplan.model import ModelInfo
+
+__all__ = ["content_format", "template_mentions", "template_of", "template_variables"]
+
+
+def template_of(model: ModelInfo, own: str | None, tools: Any = None) -> str:
+    """The request's ``own`` template, else the tokenizer's, which may have one for requests with ``tools``.
+
+    Raises :class:`RequestError` when there is none.
+    """
+    if own is not None:
+        return own
+    try:
+        return str(model.tokenizer.get_chat_template(tools=tools))
+    except ValueError as error:
+        reason = "the model's tokenizer has no chat template; pass one, in Jinja, as chat_template"
+        raise RequestError(reason, param="chat_template") from error
 
 
 class _GenerationBlock(Extension):

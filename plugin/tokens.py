@@ -38,6 +38,9 @@ class TokenReader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.added: dict[int, str] = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+        self.special: dict[int, str] = {
+            i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special
+        }
         self.byte_level = "ByteLevel" in decoder_types(tokenizer)
         self._texts: dict[int, str] = {}
 

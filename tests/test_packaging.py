@@ -90,7 +90,8 @@ def test_wheel_holds_every_file(dist: Path) -> None:
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         licenses = [name for name in wheel.namelist() if name.endswith("/LICENSE")]
-    assert names == {*map(file_in_wheel, files()), "chatplan/py.typed"}
+    data = sorted((ROOT / "plugin").rglob("*.json"))
+    assert names == {*map(file_in_wheel, [*files(), *data]), "chatplan/py.typed"}
     assert licenses
 
 

@@ -12,6 +12,8 @@ from chatplan.engine.batches import CausalLM, generate_arguments, input_device, 
 from chatplan.engine.criteria import plugin_criteria
 from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import score_tokens
+from chatplan.errors import RequestError
+from chatplan.guided.mask import matches
 from chatplan.plan import Stage, StopTokens
 from chatplan.row import Row
 
@@ -42,6 +44,8 @@ def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: Gen
     )
     for row, beam in zip(rows, beams[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
         with failing([row]):
+            if not matches(row, beam):
+                raise RequestError(f"fewer than {len(rows)} answers match the constraint", param="n")
             deliver(model, row, beam, device)
 
 
@@ -68,6 +72,7 @@ class BeamScores(LogitsProcessor):
         self.rows = rows
         self.row = rows[0]
         self.device = device
+        self.states: dict[Any, Any] = {}
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
         beams = [self._beam(ids) for ids in input_ids[:, len(self.row.prompt_ids) :].tolist()]
@@ -79,9 +84,10 @@ class BeamScores(LogitsProcessor):
         return scores
 
     def _beam(self, output_ids: list[int]) -> Row:
-        """A row as the processors see it. Beams change places at every step, so nothing is kept between steps."""
+        """A row as the processors see it. Beams change places at every step, so they share what is kept."""
         beam = Row(self.row.plan, self.row.model, self.row.index)
         beam.output_ids = output_ids
+        beam.states = self.states
         return beam
 
 

@@ -146,6 +146,19 @@ def test_arguments_of_tool_calls_are_objects(pipe: ChatPipeline) -> None:
     assert prompt(pipe, messages, chat_template=reads) == "[userHi][assistant][toolc19]"
 
 
+def test_calls_and_results_are_text_for_templates_that_read_none(pipe: ChatPipeline) -> None:
+    messages = [
+        *ASK,
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c1", "content": "9"},
+        {"role": "tool", "tool_call_id": "c2", "content": "10"},
+    ]
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    results = "<tool_response>\n9\n</tool_response>\n<tool_response>\n10\n</tool_response>"
+    expected = f"[user|Hi][assistant|Let me see.\n{call}][user|{results}]"
+    assert prompt(pipe, messages, chat_template=PRINTS) == expected
+
+
 @pytest.mark.parametrize("arguments", ["{", "[1]", "3"])
 def test_arguments_that_are_no_object(pipe: ChatPipeline, arguments: str) -> None:
     call = {**CALL, "function": {"name": "weather", "arguments": arguments}}

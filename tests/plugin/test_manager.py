@@ -238,7 +238,7 @@ def test_a_field_of_no_type_names_its_plugin() -> None:
 
 def test_the_plugin_loaded_last_is_asked_first() -> None:
     made = [plugin(name, engine=lambda: None, template_args=lambda name=name: {name: 1}) for name in "abc"]
-    answers = use(*made, disable=["template"]).ask("template_args", request=None, model=None)
+    answers = use(*made, disable=["template", "tools", "reasoning"]).ask("template_args", request=None, model=None)
     assert answers == [("c", {"c": 1}), ("b", {"b": 1}), ("a", {"a": 1})]
 
 
@@ -318,8 +318,8 @@ def test_added_fields_are_in_the_json_schema() -> None:
 
 
 def test_a_mapping_may_name_fields_that_are_there_already() -> None:
-    plugins = use(adding("mine", {"tools": str}))
-    assert plugins.fields["tools"] == ("mine",)
+    plugins = use(adding("mine", {"priority": str}))
+    assert plugins.fields["priority"] == ("mine",)
     assert plugins.request_type is ChatCompletionRequest
 
 

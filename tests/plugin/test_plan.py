@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +25,7 @@ from chatplan.manager import Plugins
 from chatplan.plan import GenerationPlan, Prompt, Stage, describe
 from chatplan.request import ChatCompletionRequest, parse_request
 from chatplan.request_types import StreamOptions
+from chatplan.settings import Settings
 from chatplan.standin import stand_in
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -104,12 +105,37 @@ REQUESTS: dict[str, dict[str, Any]] = {
             {"role": "tool", "tool_call_id": "c1", "content": "2"},
         ],
     },
+    "guided_json": {
+        "messages": [USER],
+        "guided_json": {"type": "object", "properties": {"a": {"type": "integer"}}},
+        "guided_whitespace_pattern": "",
+        "guided_decoding_backend": "guidance",
+    },
+    "guided_regex": {"messages": [USER], "guided_regex": "[0-9]{4}"},
+    "guided_choice": {"messages": [USER], "guided_choice": ["yes", "no"]},
+    "guided_grammar": {"messages": [USER], "guided_grammar": 'start: "yes" | "no"'},
+    "response_format": {"messages": [USER], "response_format": {"type": "json_object"}},
+    "structured_outputs": {"messages": [USER], "structured_outputs": {"regex": "a+"}},
+    "tools": {
+        "messages": [USER],
+        "tools": [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}],
+        "tool_choice": "required",
+        "parallel_tool_calls": True,
+    },
+    "reasoning": {
+        "messages": [USER],
+        "reasoning_effort": "low",
+        "include_reasoning": False,
+        "thinking_token_budget": 9,
+    },
 }
+THINKS = replace(stand_in(), settings=Settings(max_model_len=8192, tool_call_parser="hermes"))
 
 
 def compiled(request: dict[str, Any], *plugins: Any) -> GenerationPlan:
     loaded = Plugins(plugins, installed=False)
-    return compile_plan(parse_request({"request_id": "golden", **request}, loaded.request_type), stand_in(), loaded)
+    model = THINKS if "thinking_token_budget" in request else stand_in()
+    return compile_plan(parse_request({"request_id": "golden", **request}, loaded.request_type), model, loaded)
 
 
 def pretty(data: Any) -> str:

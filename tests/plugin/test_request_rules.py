@@ -96,7 +96,11 @@ NOT_TOGETHER: list[tuple[dict[str, Any], str, str]] = [
         "got structured_outputs, response_format",
     ),
     ({"response_format": {"type": "json_schema"}}, "response_format", "needs the key json_schema"),
-    ({"response_format": {"type": "text", "json_schema": SCHEMA}}, "response_format", "needs type json_schema"),
+    (
+        {"response_format": {"type": "text", "json_schema": SCHEMA}},
+        "response_format",
+        "type text has no key json_schema",
+    ),
     ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", "it has regex, choice"),
     ({"structured_outputs": {}}, "structured_outputs", "it has none"),
     ({"tool_choice": "auto"}, "tool_choice", "needs tools, got 'auto'"),

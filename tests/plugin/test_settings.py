@@ -17,6 +17,10 @@ def test_defaults() -> None:
         "max_stop": 64,
         "batch_size": 16,
         "max_model_len": None,
+        "guided_seconds": 5.0,
+        "guided_bytes": 262144,
+        "guided_cache_bytes": 268435456,
+        "tool_call_parser": None,
     }
 
 
