@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, overload
 
@@ -90,7 +91,9 @@ class ChatPipeline(Pipeline):
     async def acomplete(self, inputs: Any, **fields: Any) -> Any:
         """The answer to one request, without blocking the event loop; a :class:`Stream` with ``stream=True``."""
         request = self.chat.request(inputs, **fields)
-        return self.chat.stream(request) if request.stream else await self.chat.acomplete(request)
+        if request.stream:  # in a thread, since compiling a constraint may take its time
+            return await asyncio.to_thread(self.chat.stream, request)
+        return await self.chat.acomplete(request)
 
     def astream(self, inputs: Any, **fields: Any) -> Stream:
         """The chunks of one answer, for ``async for``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from copy import copy
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from llguidance import LLMatcher, LLTokenizer
 
+_PLACE = re.compile(r"^at \d+\(\d+\): ")
 _BYTES_PER_CHARACTER = 400  # of a compiled grammar, with the lexer states of a few hundred tokens
 
 
@@ -44,8 +46,12 @@ class GuidanceBackend(GrammarBackend):
         text = getattr(self, f"_{constraint.kind}")(constraint)
         matcher = new_matcher(tokenizer, text)
         if not matcher.is_error():
+            if not has_texts(matcher):
+                raise CannotEnforce("no text matches it, as llguidance reads it")
             return GuidanceGrammar(matcher, _BYTES_PER_CHARACTER * len(text))
         reason = brief(matcher.get_error())
+        if constraint.kind != "grammar":  # line and column are those of a grammar that nobody wrote
+            reason = _PLACE.sub("", reason)
         if constraint.kind != "json":
             raise CannotEnforce(reason, wrong=constraint.kind == "grammar" or not _is_python_regex(constraint))
         raise CannotEnforce(reason, place_of(constraint.value, lambda part: self._takes(part, constraint)))
@@ -162,6 +168,13 @@ def new_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
     return LLMatcher(tokenizer, grammar, log_level=0)
 
 
+def has_texts(matcher: LLMatcher) -> bool:
+    """Whether an answer can begin at all; some expressions, such as ``[a&&b]``, are no mistake but match nothing."""
+    probe = matcher.deep_copy()
+    probe.compute_bitmask()
+    return not probe.is_error()
+
+
 def brief(error: str) -> str:
     """The first lines of an error of llguidance, without its picture of the grammar."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
@@ -171,8 +184,6 @@ def brief(error: str) -> str:
 
 def _is_python_regex(constraint: Constraint) -> bool:
     """Whether another backend may know better: a pattern that Python cannot read either is wrong for all."""
-    import re
-
     if constraint.kind != "regex":
         return True
     try:

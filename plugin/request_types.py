@@ -18,6 +18,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from chatplan.guided.closing import can_close, closed_schema
+
 __all__ = [
     "FunctionDefinition",
     "JsonSchemaFormat",
@@ -89,10 +91,14 @@ StringOrObject = Annotated[_String | _Object, _expect("an object, or a string th
 
 
 def _schema_of(value: Any) -> Any:
-    """In Python, a type stands for its JSON schema: a pydantic model, a dataclass, an enum, ``list[Model]``."""
-    if isinstance(value, type) or get_origin(value) is not None:
-        return TypeAdapter(value).json_schema()
-    return value
+    """In Python, a type stands for its JSON schema: a pydantic model, a dataclass, an enum, ``list[Model]``.
+
+    Objects then have no keys but the type's own, unless it says that it allows others.
+    """
+    if not isinstance(value, type) and get_origin(value) is None:
+        return value
+    schema = TypeAdapter(value).json_schema()
+    return closed_schema(schema, "") if can_close(schema) else schema
 
 
 Schema = Annotated[StringOrObject, BeforeValidator(_schema_of, json_schema_input_type=StringOrObject)]
