@@ -51,11 +51,16 @@ class _Reading(StageState):
     def _text(self, token: int) -> str:
         special = token in self.added
         # Marks of reasoning and calls are special tokens in some models; the stage that reads them needs them.
-        text = self.added[token] if token in self.keep else self.reader.step(token)
+        text = self._mark(token) if token in self.keep else self.reader.step(token)
         if special and self.after_special and not self.wish.spaces_between_special_tokens and text:
             text = text.lstrip(" ")  # decoders that join words would put a space between the two
         self.after_special = special
         return text
+
+    def _mark(self, token: int) -> str:
+        """Half a character in front of a mark must not come out behind it."""
+        self.reader.forget()
+        return self.added[token]
 
 
 class _Fast:
@@ -65,10 +70,20 @@ class _Fast:
         self.backend = backend
         self.skip = wish.skip_special_tokens
         self.stream = DecodeStream(skip_special_tokens=self.skip)
+        self.waiting = False
         for token in context:
             self.step(token)
 
+    def forget(self) -> None:
+        if self.waiting:
+            self.stream, self.waiting = DecodeStream(skip_special_tokens=self.skip), False
+
     def step(self, token: int) -> str:
+        text = self._step(token)
+        self.waiting = not text
+        return text
+
+    def _step(self, token: int) -> str:
         try:
             return self.stream.step(self.backend, token) or ""
         except Exception as error:
@@ -86,6 +101,10 @@ class _Slow:
         self.wish, self.tokenizer = wish, tokenizer
         self.ids = list(context)
         self.shown = self._decode()
+
+    def forget(self) -> None:
+        if self._decode() != self.shown:
+            self.ids, self.shown = [], ""
 
     def step(self, token: int) -> str:
         self.ids.append(token)

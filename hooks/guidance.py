@@ -43,7 +43,10 @@ class GuidanceBackend(GrammarBackend):
     def compile(self, constraint: Constraint) -> Grammar:
         with self._lock:
             tokenizer = self.tokenizer
-        text = getattr(self, f"_{constraint.kind}")(constraint)
+        try:
+            text = getattr(self, f"_{constraint.kind}")(constraint)
+        except RecursionError:
+            raise CannotEnforce("is nested too deeply", wrong=True) from None
         matcher = new_matcher(tokenizer, text)
         if not matcher.is_error():
             if not has_texts(matcher):
@@ -141,9 +144,10 @@ class _Vocabulary:
         self._encode = _plain_encoder(model.tokenizer)
         self.eos_token_id = model.eos_token_ids[0]
         self.bos_token_id = None
-        count = min(len(model.tokenizer), model.logits_width)
-        self.tokens = [bytes(model.tokens.bytes(token)) for token in range(count)]
-        self.special_token_ids = [token for token in model.tokens.special if token < count]
+        self.tokens = [bytes(model.tokens.bytes(token)) for token in range(model.logits_width)]
+        # Where a token ends answers, the same text inside of one is spelled with others.
+        special = {*model.tokens.special, *model.tokenizer.all_special_ids, *model.eos_token_ids}
+        self.special_token_ids = sorted(token for token in special if token < model.logits_width)
 
     def __call__(self, text: bytes | str) -> list[int]:
         return self._encode(text.decode("utf-8", errors="replace") if isinstance(text, bytes) else text)

@@ -92,14 +92,15 @@ class LMFormatEnforcer(GrammarBackend):
                 return f"it cannot write {text!r}: quotes, backslashes, blanks at the beginning, rare characters"
         if schema.get("maxItems") == 0 or schema.get("minItems", 0) > 1:
             return "it counts the items of an array wrong"
-        if schema.get("nested") or sum(part.get("type") == "array" for part in schema.get("anyOf", ())) > 1:
-            return "it confuses alternatives that are arrays, or have alternatives"
+        types = [part.get("type") for part in schema.get("anyOf", ())]
+        if schema.get("nested") or types.count("array") > 1 or types.count("string") > 1:
+            return "it confuses alternatives that are all arrays or strings, or have alternatives"
         return ""
 
     def _regex(self, constraint: Constraint) -> Any:
         expression = portable(constraint.text, forbidden=NUL)
         named = _EXCLUDED.sub("", expression)
-        if not self._is_writable("".join(c for c in named if not (c.isascii() or c.isspace() or c == "\ufeff"))):
+        if not self._is_writable("".join(c for c in named if not (c.isascii() or c.isspace()))):
             raise CannotEnforce(f"{self.name} cannot write all characters of the regular expression, each by one token")
         return self._worker.run(_automaton, expression, seconds=self.model.settings.guided_seconds)
 

@@ -166,7 +166,8 @@ class _Parsing(StageState):
         rest, self.unread = self.unread[end:], ""
         self._begin("")
         # The middle of an answer is neither its beginning nor reasoning.
-        self.parser.feed("." if self.wish.reader.reasoning is None else self.wish.reader.reasoning.close)
+        marks = self.wish.reader.reasoning
+        self.parser.feed("." if marks is None else f"{marks.close}.")
         return rest
 
     def _end_of_malformed(self, begun: bool) -> int:

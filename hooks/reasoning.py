@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from chatplan.answering import answer_prefix
 from chatplan.errors import RequestError
 from chatplan.guided.thinking import Thought
 from chatplan.hookspecs import hookimpl
@@ -117,5 +118,8 @@ def logits_processors(request: ChatCompletionRequest, prompt: Prompt, model: Mod
     marks = None if model.answer_format is None else model.answer_format.reasoning
     if request.thinking_token_budget is None or marks is None:
         return None
-    opened = Thought.opened(prompt.text, marks.open, marks.close)
+    if request.continue_final_message and model.answer_format is not None:
+        opened = bool(answer_prefix(request, prompt, model.answer_format))
+    else:
+        opened = Thought.opened(prompt.text, marks.open, marks.close)
     return [ThinkingBudget(request.thinking_token_budget, marks.open, marks.close, opened)]

@@ -15,25 +15,37 @@ import torch
 
 from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.keywords import Honours, choices, honoured, json_value
+from chatplan.guided.keywords import Honours, Schema, choices, honoured, json_value
 from chatplan.guided.vocabulary import portable, token_bytes
 from chatplan.guided.worker import Worker
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
+
+
+def _refuse(schema: Schema) -> str:
+    if any(schema.get(bound, 0) % 1 for bound in _BOUNDS):
+        return "it gets bounds wrong that are no whole numbers"
+    return ""
+
+
 HONOURS = Honours(
     "xgrammar",
     {
         "string": ("minLength", "maxLength", "pattern", "format"),
-        "integer": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-        "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+        "integer": _BOUNDS,
+        "number": _BOUNDS,
         "array": ("items", "prefixItems", "minItems", "maxItems"),
         "object": ("properties", "required", "additionalProperties"),
     },
+    refuse=_refuse,
     lengths=False,  # it lets control characters into strings of some lengths
 )
 _EBNF_RULE = re.compile(r"^\s*[A-Za-z_][\w.-]*\s*::=", re.MULTILINE)
 _WHITESPACE_RULE = re.compile(r'^(\w+ ::= \("" \| \(\[ )\\n\\r\\t(\]\)\))$', re.MULTILINE)
+_Halves = tuple[frozenset[int], torch.Tensor]
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
 _SOURCE = re.compile(r"^\[\d\d:\d\d:\d\d\] \S+: (?:Check failed: \(.*?\) is false: )?")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|.)", re.DOTALL)
 
@@ -62,48 +74,61 @@ class XGrammar(GrammarBackend):
         """See :class:`~chatplan.guided.GrammarBackend`."""
         job = _JOBS[constraint.kind](constraint, self.model)
         with self._lock:
-            tokenizer = self._tokenizer
+            tokenizer, halves = self._tokenizer, self._halves
         from xgrammar import CompiledGrammar
 
         compiled = self._worker.run(_compile, *job, seconds=self.model.settings.guided_seconds)
-        return _Grammar(CompiledGrammar.deserialize_json(compiled, tokenizer), self.model)
+        return _Grammar(CompiledGrammar.deserialize_json(compiled, tokenizer), self.model, halves)
 
     def _vocabulary(self) -> tuple[list[bytes], list[int]]:
-        tokens = token_bytes(self.model)
+        tokens = [b"" if _SURROGATE.search(token) else token for token in token_bytes(self.model)]
         return tokens, [token_id for token_id in self.model.eos_token_ids if token_id < len(tokens)]
 
     @cached_property
     def _tokenizer(self) -> Any:
         return _tokenizer(*self._vocabulary())
 
+    @cached_property
+    def _halves(self) -> _Halves:
+        """The tokens after which some may not come, and a mask of all others: together they would be no character."""
+        tokens, _ = self._vocabulary()
+        kept = [not b"\xa0" <= token[:1] < b"\xc0" for token in tokens] + [True] * (-len(tokens) % 32)
+        mask = torch.from_numpy(np.packbits(kept, bitorder="little").view(np.int32))
+        return frozenset(at for at, token in enumerate(tokens) if token.endswith(b"\xed")), mask
+
 
 class _Grammar(Grammar):
-    def __init__(self, compiled: Any, model: ModelInfo) -> None:
-        self.compiled, self.model = compiled, model
+    def __init__(self, compiled: Any, model: ModelInfo, halves: _Halves) -> None:
+        self.compiled, self.model, self.halves = compiled, model, halves
         self.size = int(compiled.memory_size_bytes)
 
     def start(self) -> Matcher:
         from xgrammar import GrammarMatcher
 
-        return _Matcher(GrammarMatcher(self.compiled), self.model)
+        return _Matcher(GrammarMatcher(self.compiled), self)
 
 
 class _Matcher(Matcher):
-    def __init__(self, matcher: Any, model: ModelInfo) -> None:
-        self.matcher, self.model = matcher, model
+    def __init__(self, matcher: Any, grammar: _Grammar, last: int = -1) -> None:
+        self.matcher, self.grammar, self.last = matcher, grammar, last
 
     def fill(self, mask: torch.Tensor) -> None:
         self.matcher.fill_next_token_bitmask(mask)
-        if beyond := self.model.logits_width % 32:  # the library may set bits for no token
+        if beyond := self.grammar.model.logits_width % 32:  # the library may set bits for no token
             mask.numpy().view(np.uint32)[-1] &= (1 << beyond) - 1
+        halves, others = self.grammar.halves
+        if self.last in halves:
+            mask &= others
 
     def accept(self, token_id: int) -> None:
-        known = 0 <= token_id < self.model.logits_width and token_id not in self.model.eos_token_ids
+        model = self.grammar.model
+        known = 0 <= token_id < model.logits_width and token_id not in model.eos_token_ids
         if not known or not self.matcher.accept_token(token_id):
             raise ValueError(f"token {token_id} does not match the grammar")
+        self.last = token_id
 
     def copy(self) -> Matcher:
-        return _Matcher(self.matcher.fork(), self.model)
+        return _Matcher(self.matcher.fork(), self.grammar, self.last)
 
 
 # --- what the library gets --------------------------------------------------------------------------------------------

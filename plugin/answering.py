@@ -97,7 +97,8 @@ def answer_prefix(request: ChatCompletionRequest, prompt: Prompt, reader: Answer
     # The marks of a message that is continued may be anywhere in it.
     last = prompt.text[prompt.text.rfind(marks.open) :] if marks.open in prompt.text else ""
     written = str(request.messages[-1].content or "")
-    return marks.open if marks.open in written and marks.close not in last else ""
+    # Behind something else: a start anchor would skip marks that are all there is.
+    return f"\n{marks.open}" if marks.open in written and marks.close not in last else ""
 
 
 def marker_tokens(reader: AnswerFormat, special: Mapping[int, str]) -> tuple[int, ...]:

@@ -145,10 +145,10 @@ class _ChoiceParts:
 
     def _message(self, id_prefix: str) -> ChatMessage:
         calls = [parts.call(f"{id_prefix}-{number}") for number, parts in sorted(self.tool_calls.items())]
+        content = None if self.content is None else "".join(self.content)
+        # An answer that is nothing but calls has no content, though its stream began with an empty one.
         message = ChatMessage(
-            role=self.role or "assistant",
-            content=None if self.content is None else "".join(self.content),
-            tool_calls=calls,
+            role=self.role or "assistant", content=content or None if calls else content, tool_calls=calls
         )
         if self.reasoning is not None:
             message.reasoning_content = "".join(self.reasoning)

@@ -11,6 +11,7 @@ __all__ = ["can_close", "closed_schema"]
 _ONE = ("items", "additionalProperties", "contains")
 _MANY = ("prefixItems", "anyOf", "oneOf", "allOf")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_DATA = ("enum", "const", "default", "examples")
 _IN_PLACE = ("allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies")
 
 
@@ -31,13 +32,20 @@ def can_close(schema: Any) -> bool:
         return all(map(can_close, schema))
     if not isinstance(schema, dict):
         return True
+    if "properties" in schema and "$ref" in schema:
+        return False
     own = "properties" in schema or "$ref" in schema
     shared = [name for name in _IN_PLACE if name in schema]
-    if "allOf" in shared and len(schema["allOf"]) == 1 and not own:
+    if "allOf" in shared and _count(schema["allOf"]) == 1 and not own:
         shared.remove("allOf")
     if shared and (own or set(shared) - {"anyOf", "oneOf"}):
         return False
-    return all(map(can_close, schema.values()))
+    named = [list(schema[name].values()) for name in _NAMED if isinstance(schema.get(name), dict)]
+    return all(can_close(value) for name, value in schema.items() if name not in (*_NAMED, *_DATA)) and can_close(named)
+
+
+def _count(value: Any) -> int:
+    return len(value) if isinstance(value, list) else 0
 
 
 def _closed(schema: Any) -> Any:
@@ -53,6 +61,12 @@ def _closed(schema: Any) -> Any:
     for name in _NAMED:
         if isinstance(schema.get(name), dict):
             closed[name] = {key: _closed(item) for key, item in schema[name].items()}
-    if "properties" in schema or schema.get("type") == "object":
+    elsewhere = any(name in schema for name in ("$ref", *_IN_PLACE))
+    if "properties" in schema or (_may_be_object(schema) and not elsewhere):
         closed.setdefault("additionalProperties", False)
     return closed
+
+
+def _may_be_object(schema: dict[str, Any]) -> bool:
+    types = schema.get("type")
+    return "patternProperties" in schema or types == "object" or (isinstance(types, list) and "object" in types)

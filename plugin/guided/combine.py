@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from chatplan.errors import RequestError
+from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.constraint import Constraint
 from chatplan.guided.lark import as_format
 
@@ -27,7 +28,10 @@ def one_constraint(answers: Sequence[tuple[str, Constraint]]) -> tuple[str, Cons
         return answers[0]
     plugin, constraint = required[0]
     for other in (each for _, each in answers if each.alternative):
-        elements = [as_format(other.value), _as_format(constraint)]
+        try:
+            elements = [as_format(other.value), _as_format(constraint)]
+        except CannotEnforce as error:
+            raise RequestError(str(error), param=constraint.param) from error
         tag = {"type": "or", "elements": elements}
         constraint = replace(Constraint.of("structural_tag", tag), **_kept(constraint))
     return plugin, constraint

@@ -48,9 +48,13 @@ class Enforcer:
             RequestError: the constraint is wrong, too long, takes too long, or no backend can enforce all of it.
         """
         names = self.choose(wanted)
-        if len(constraint.text.encode()) > self.settings.guided_bytes:
+        try:
+            length = len(constraint.text.encode())
+        except UnicodeEncodeError:
+            raise RequestError("has half of a surrogate pair, which is no character", param=constraint.param) from None
+        if length > self.settings.guided_bytes:
             limit = f"{self.settings.guided_bytes} bytes (the setting guided_bytes)"
-            raise RequestError(f"is longer than {limit}, got {len(constraint.text.encode())}", param=constraint.param)
+            raise RequestError(f"is longer than {limit}, got {length}", param=constraint.param)
         # What surrounds the constraint, and which field it comes from, is no matter of the backends.
         core = replace(constraint, before="", after="", thinking=False, param="")
         outcome = self._outcome(core, wanted, names, constraint.param)
@@ -67,6 +71,8 @@ class Enforcer:
             return (name,)
         if name in _EXTRAS:
             raise RequestError(f"{name} is not installed: pip install 'chatplan[{name}]'", param=BACKEND_FIELD)
+        if not self.order:
+            raise RequestError("no plugin enforces constraints; the built-in ones are switched off")
         raise RequestError(f"should be one of auto, {', '.join(self.order)}, got {wanted!r}", param=BACKEND_FIELD)
 
     def _outcome(self, constraint: Constraint, wanted: str, names: Sequence[str], param: str) -> Outcome:

@@ -15,7 +15,7 @@ from chatplan.guided.json_values import ATOMS, atoms, kind, matches
 __all__ = ["Emptiness", "item_rule", "property_rules"]
 
 DEPTH = 6
-EFFORT = 4_000
+EFFORT = 60_000
 
 
 class Emptiness:
@@ -27,11 +27,11 @@ class Emptiness:
 
     def proven(self, *nodes: Node, depth: int = 0) -> bool:
         """Whether it is certain that no value matches all of these schemas."""
-        self._effort -= 1
         flat: list[dict[str, Any]] = []
         choices: list[list[Node]] = []
         if not self._flatten(nodes, flat, choices, set()):
             return True
+        self._effort -= len(flat)
         if depth > DEPTH or self._effort < 0:
             return False
         types = self._types(flat)
@@ -118,7 +118,8 @@ class Emptiness:
             most < len(names)
             or _crossed(flat, "minProperties", "maxProperties")
             or any(
-                self.proven(*(rule for node in flat for rule in property_rules(node, name)), depth=depth + 1) for name in names
+                self.proven(*(rule for node in flat for rule in property_rules(node, name)), depth=depth + 1)
+                for name in names
             )
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from chatplan.guided.json_reader import Node
-from chatplan.guided.json_values import atoms
+from chatplan.guided.json_values import ATOMS, atoms
 
 __all__ = ["finished"]
 
@@ -14,9 +14,7 @@ __all__ = ["finished"]
 def finished(root: Node, targets: dict[str, Node]) -> Node:
     """The whole schema, with the definitions it needs; ``False`` if nothing can match it."""
     known = {"#": root, **{f"#/$defs/{name}": node for name, node in targets.items()}}
-    possible: set[str] = set()
-    while found := {name for name, node in known.items() if name not in possible and _matches(node, possible)}:
-        possible |= found
+    possible = _possible(known)
     if "#" not in possible or isinstance(root, bool):
         return "#" in possible
     result = _pruned(root, possible)
@@ -31,6 +29,22 @@ def finished(root: Node, targets: dict[str, Node]) -> Node:
     return {**result, "$defs": definitions} if definitions and isinstance(result, dict) else result
 
 
+def _possible(known: dict[str, Node]) -> set[str]:
+    """The names of the schemas that some finite text matches."""
+    users: dict[str, list[str]] = {name: [] for name in known}
+    for name, node in known.items():
+        for reference in set(_references(node)):
+            users[reference].append(name)
+    possible: set[str] = set()
+    todo = list(known)
+    while todo:
+        name = todo.pop()
+        if name not in possible and _matches(known[name], possible):
+            possible.add(name)
+            todo += users[name]
+    return possible
+
+
 def _matches(node: Node, possible: set[str]) -> bool:
     """Whether some finite text may match, where references to ``possible`` may be matched."""
     if isinstance(node, bool):
@@ -41,7 +55,7 @@ def _matches(node: Node, possible: set[str]) -> bool:
         return False
     if "anyOf" in node and not any(_matches(item, possible) for item in node["anyOf"]):
         return False
-    types = atoms(node["type"]) if "type" in node else None
+    types = atoms(node["type"]) if "type" in node else ATOMS
     if types == {"object"}:
         return all(_matches(_property(node, name), possible) for name in node.get("required", ()))
     if types == {"array"}:

@@ -56,7 +56,7 @@ def _reference(international: bool, relative: bool) -> str:
     plain, escape = rf"A-Za-z0-9\-._\~!$\&'()*+,;={ucs}", "%[0-9a-fA-F]{2}"
     character = f"(?:[{plain}:@]|{escape})"
     user, name = f"(?:[{plain}:]|{escape})*", f"(?:[{plain}]|{escape})*"
-    future = rf"[vV][0-9a-fA-F]+\.[A-Za-z0-9\-._\~!$\&'()*+,;=:]+"
+    future = r"[vV][0-9a-fA-F]+\.[A-Za-z0-9\-._\~!$\&'()*+,;=:]+"
     host = _any(rf"\[{_any(_ipv6(), future)}\]", name)
     authority = f"(?:{user}@)?{host}(?::[0-9]*)?"
     more = f"(?:/{character}*)*"

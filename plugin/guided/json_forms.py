@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -37,8 +38,14 @@ def shown(value: Any) -> str:
 
 
 def dialect_of(schema: dict[str, Any], default: int) -> int:
-    """The year or number of the draft that ``$schema`` names; ``default`` where it names none that is known."""
+    """The year or number of the draft that ``$schema`` names; ``default`` where it names none that is known.
+
+    Raises:
+        CannotEnforce: it is a draft of other keywords.
+    """
     name = schema.get("$schema")
+    if isinstance(name, str) and re.match(r"https?://json-schema\.org/draft-0[0-3]/", name):
+        raise CannotEnforce(f"schemas of a draft before the fourth are not supported: {name}", "/$schema")
     found = (year for part, year in _DIALECTS.items() if isinstance(name, str) and f"json-schema.org/{part}/" in name)
     return next(found, default)
 

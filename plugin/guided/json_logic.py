@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+from chatplan.guided.json_patterns import other_than
 from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import ATOMS, atoms, kind
+from chatplan.guided.json_values import ATOMS, atoms, kind, type_names
 
-__all__ = ["Around", "all_of", "any_of", "in_place", "in_place_names", "possible_types"]
+__all__ = ["Around", "all_of", "any_of", "in_place", "in_place_names", "other_values", "possible_types"]
 
 
 class Around(NamedTuple):
@@ -77,3 +79,21 @@ def in_place_names(document: Document, node: Node) -> dict[str, None]:
             names.update(dict.fromkeys((name, *others)))
         names.update(dict.fromkeys(part.get("dependentSchemas", ())))
     return names
+
+
+def other_values(values: list[Any], types: frozenset[str]) -> Iterator[Node]:
+    """Other values than these, arrays and objects aside where there is one among them."""
+    kinds = {kind(value) for value in values}
+    numeric = {"integer", "fraction"} if kinds & {"integer", "fraction"} else set()
+    if rest := types - kinds - numeric:
+        yield {"type": type_names(rest)}
+    if types & kinds & {"boolean"}:
+        yield from ({"const": value} for value in (True, False) if not any(value is item for item in values))
+    if types & kinds & {"string"}:
+        yield {"type": "string", "pattern": other_than(value for value in values if isinstance(value, str))}
+    if types & numeric:
+        base = {"type": "number" if "fraction" in types else "integer"}
+        known = sorted({value for value in values if kind(value) in numeric})
+        yield {**base, "exclusiveMaximum": known[0]}
+        yield from ({**base, "exclusiveMinimum": low, "exclusiveMaximum": high} for low, high in pairwise(known))
+        yield {**base, "exclusiveMinimum": known[-1]}

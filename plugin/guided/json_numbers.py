@@ -16,7 +16,15 @@ from typing import Any
 from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.json_values import number
 
-__all__ = ["BOUNDS", "check_bounds", "check_multiples", "short_forms", "short_multiples", "sound_constant", "sound_numbers"]
+__all__ = [
+    "BOUNDS",
+    "check_bounds",
+    "check_multiples",
+    "short_forms",
+    "short_multiples",
+    "sound_constant",
+    "sound_numbers",
+]
 
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 EXACT = 2**53
@@ -85,7 +93,9 @@ def short_multiples(rules: dict[str, Any]) -> list[Any]:
     """Multiples that llguidance would want written with more digits: those of 0.5 for a multiple of 0.25."""
     step = number(rules.get("multipleOf", 1))
     places = len(_decimals(float(step)))
-    found = {Fraction(math.lcm(int(step * 10**places), 10 ** (places - n)), 10**places) for n in range(1, min(places, 9))}
+    found = {
+        Fraction(math.lcm(int(step * 10**places), 10 ** (places - n)), 10**places) for n in range(1, min(places, 9))
+    }
     return [float(value) for value in sorted(found - {step})]
 
 
@@ -109,7 +119,10 @@ def check_bounds(rules: Sequence[dict[str, Any]], place: str) -> None:
     """
     sides = {key: [rule[key] for rule in rules if key in rule] for key in BOUNDS}
     lows, highs = sides["minimum"] + sides["exclusiveMinimum"], sides["maximum"] + sides["exclusiveMaximum"]
-    pairs = [*product(sides["exclusiveMinimum"], highs), *((-a, -b) for a, b in product(sides["exclusiveMaximum"], lows))]
+    pairs = [
+        *product(sides["exclusiveMinimum"], highs),
+        *((-a, -b) for a, b in product(sides["exclusiveMaximum"], lows)),
+    ]
     if any(exclusive == int(exclusive) and exclusive < other < exclusive + 1 for exclusive, other in pairs):
         raise CannotEnforce("an exclusive bound cannot be enforced where the other bound is less than 1 away", place)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.json_logic import Around, any_of
-from chatplan.guided.json_patterns import length_pattern, one_of
+from chatplan.guided.json_patterns import either, length_pattern, one_of
 from chatplan.guided.json_reader import Document, Node
 from chatplan.guided.json_values import atoms
 
@@ -22,7 +22,7 @@ WAYS = 128
 
 
 def counted(node: dict[str, Any], around: Around, place: str) -> Iterator[Node]:
-    """``minProperties`` and ``maxProperties`` where llguidance need count only properties without a schema of their own.
+    """``minProperties`` and ``maxProperties`` where llguidance counts only properties without a schema of their own.
 
     Raises:
         CannotEnforce: too many properties may be there or not.
@@ -124,5 +124,5 @@ def _pattern(document: Document, rule: Node, place: str) -> str:
         if part.keys() & {"const", "enum"}:
             return one_of(name for name in part.get("enum", [part.get("const")]) if isinstance(name, str))
         if "anyOf" in part:
-            return "|".join(f"(?:{_pattern(document, way, place)})" for way in part["anyOf"])
+            return either(_pattern(document, way, place) for way in part["anyOf"])
     raise CannotEnforce("this rule for the names of properties cannot be enforced", place)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.json_forms import pointer
-from chatplan.guided.json_logic import all_of, any_of
-from chatplan.guided.json_patterns import other_than
+from chatplan.guided.json_logic import all_of, any_of, other_values
 from chatplan.guided.json_reader import Document, Node
 from chatplan.guided.json_values import ATOMS, atoms, found, kind, type_names
 
@@ -36,7 +35,9 @@ def opposite(
     document.spend(place)
     if depth > DEPTH:
         raise CannotEnforce("the opposite of a schema that refers to itself cannot be enforced", place)
-    return any_of([way for keyword in node for way in _Opposite(document, node, types, place, depth, given).ways(keyword)])
+    return any_of(
+        [way for keyword in node for way in _Opposite(document, node, types, place, depth, given).ways(keyword)]
+    )
 
 
 class _Opposite:
@@ -96,25 +97,9 @@ class _Opposite:
         yield from self._enum([rule])
 
     def _enum(self, rule: list[Any]) -> Iterator[Node]:
-        kinds = {kind(value) for value in rule}
-        numeric = frozenset(("integer", "fraction")) if kinds & {"integer", "fraction"} else frozenset()
-        if rest := self._types - kinds - numeric:
-            yield {"type": type_names(rest)}
-        if self._types & kinds & {"boolean"}:
-            yield from ({"const": value} for value in (True, False) if not any(value is item for item in rule))
-        if self._types & kinds & {"string"}:
-            yield {"type": "string", "pattern": other_than(value for value in rule if isinstance(value, str))}
-        if self._types & numeric:
-            yield from self._numbers(sorted({v for v in rule if kind(v) in numeric}))
-        for name in self._types & kinds & {"array", "object"}:
+        yield from other_values(rule, self._types)
+        for name in sorted(self._types & {kind(value) for value in rule} & {"array", "object"}):
             yield self._containers(name, [value for value in rule if kind(value) == name])
-
-    def _numbers(self, values: list[Any]) -> Iterator[Node]:
-        base = {"type": "number" if "fraction" in self._types else "integer"}
-        yield {**base, "exclusiveMaximum": values[0]}
-        for low, high in zip(values, values[1:], strict=False):
-            yield {**base, "exclusiveMinimum": low, "exclusiveMaximum": high}
-        yield {**base, "exclusiveMinimum": values[-1]}
 
     def _containers(self, name: str, values: list[Any]) -> Node:
         if name == "object":
@@ -175,7 +160,9 @@ class _Opposite:
                         raise CannotEnforce(f"whether {name} matches is not clear", self._where("patternProperties"))
                     yield from self._property(name, rule)
         elif len(own) > 4 or patterns or not self._all_fail("additionalProperties"):
-            raise CannotEnforce("that some further property exists cannot be enforced", self._where("additionalProperties"))
+            raise CannotEnforce(
+                "that some further property exists cannot be enforced", self._where("additionalProperties")
+            )
         else:
             for chosen in (some for size in range(len(own) + 1) for some in combinations(own, size)):
                 absent = {name: False for name in own if name not in chosen}
@@ -220,9 +207,7 @@ class _Opposite:
     def _if(self, rule: Node) -> Iterator[Node]:
         then, otherwise = self._node.get("then", True), self._node.get("else", True)
         yield all_of([rule, self._not_here(then)])
-        yield all_of(
-            [self._not_here(otherwise), self._not_here(rule)] if otherwise is not True else [False]
-        )
+        yield all_of([self._not_here(otherwise), self._not_here(rule)] if otherwise is not True else [False])
 
     def _contains(self, rule: Node) -> Iterator[Node]:
         if self._node.get("minContains", 1) != 1 or "maxContains" in self._node:

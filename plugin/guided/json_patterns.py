@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-__all__ = ["ANY", "escaped", "length_pattern", "one_of", "other_than", "translated"]
+__all__ = ["ANY", "either", "escaped", "length_pattern", "one_of", "other_than", "translated"]
 
 ANY = r"(?s:.)*"
 # https://262.ecma-international.org/#sec-compiletocharset: WhiteSpace and LineTerminator; "." excludes the latter.
@@ -19,6 +19,9 @@ _PROPERTY = re.compile(r"[pP]\{[\w=]+\}")
 _GROUP = re.compile(r"\?(?::|P?<([A-Za-z_]\w*)>|(i)([:)]))")
 _CLASSES = (r"\d", r"\D", r"\w", r"\W", r"\p", r"\P")
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$#&-~")
+
+
+_Trie = dict[str, "_Trie"]
 
 
 def escaped(text: str) -> str:
@@ -173,20 +176,25 @@ def one_of(texts: Iterable[str]) -> str:
     return f"^(?:{'|'.join(map(escaped, texts))})$"
 
 
+def either(patterns: Iterable[str]) -> str:
+    """A pattern that is found where one of these is."""
+    return "|".join(f"(?:{pattern})" for pattern in patterns)
+
+
 def other_than(texts: Iterable[str], prefixes: bool = False) -> str:
     """Every text but these; with ``prefixes``, every text that begins with none of these."""
-    trie: dict[str, dict[str, object]] = {}
+    trie: _Trie = {}
     for text in texts:
         node = trie
         for character in text:
-            node = node.setdefault(character, {})  # type: ignore[assignment]
+            node = node.setdefault(character, {})
         node[""] = {}
     return f"^{_outside(trie, prefixes)}$"
 
 
-def _outside(trie: dict[str, dict[str, object]], prefixes: bool) -> str:
+def _outside(trie: _Trie, prefixes: bool) -> str:
     first = [character for character in trie if character]
     ways = [f"[^{''.join(map(escaped, first))}]{ANY}" if first else f"(?s:.){ANY}"]
     open_ends = [character for character in first if not (prefixes and "" in trie[character])]
-    ways += [escaped(character) + _outside(trie[character], prefixes) for character in open_ends]  # type: ignore[arg-type]
+    ways += [escaped(character) + _outside(trie[character], prefixes) for character in open_ends]
     return f"(?:{'|'.join(ways)}){'' if '' in trie else '?'}"

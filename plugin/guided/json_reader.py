@@ -158,7 +158,7 @@ class _Reader:
     def _pattern(self, node: dict[str, Any], value: str, scope: _Scope) -> None:
         self._also(node, "pattern", _pattern(value, scope.place), scope.place)
 
-    def _patternProperties(self, node: dict[str, Any], value: dict[str, Any], scope: _Scope) -> None:  # noqa: N802
+    def _patternProperties(self, node: dict[str, Any], value: dict[str, Any], scope: _Scope) -> None:
         inner = scope._replace(textual=False)
         read = {}
         for key, item in value.items():

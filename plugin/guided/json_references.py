@@ -11,7 +11,16 @@ from chatplan.guided.json_forms import dialect_of, pointer
 
 __all__ = ["References", "subschemas"]
 
-_ONE = ("additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not")
+_ONE: tuple[str, ...] = (
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "contentSchema",
+    "else",
+    "if",
+    "items",
+    "not",
+)
 _ONE += ("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _MAPS = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")

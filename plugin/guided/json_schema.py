@@ -8,6 +8,7 @@ from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.json_finish import finished
 from chatplan.guided.json_lower import Lowering
 from chatplan.guided.json_reader import read
+from chatplan.guided.json_together import check_together
 
 __all__ = ["prepare"]
 
@@ -35,7 +36,9 @@ def _prepared(schema: Any) -> Any:
     document = read(schema)
     lowering = Lowering(document, max(GROWTH * document.size, document.size + SPACE))
     root = lowering.lower(document.root, "")
-    result = finished(root, {name: lowering.lower(node, "") for name, node in document.targets.items()})
+    targets = {name: lowering.lower(node, "") for name, node in document.targets.items()}
+    check_together(document, root, targets)
+    result = finished(root, targets)
     if result is False:
         raise CannotEnforce("no JSON text matches the schema, or none that ends", wrong=True)
     return {} if result is True else result

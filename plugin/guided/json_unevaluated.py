@@ -61,6 +61,7 @@ def _closed(way: _Way, rule: Node, keyword: str) -> Node:
 class _Finder:
     def __init__(self, document: Document, empty: Emptiness, keyword: str, place: str) -> None:
         self._document, self._empty, self._place = document, empty, place
+        self._tries = 1000
         self._about = "properties" if keyword == "unevaluatedProperties" else "items"
 
     def ways(self, node: Node, depth: int) -> list[_Way]:
@@ -114,16 +115,12 @@ class _Finder:
         """Any of these may match, and several at once evaluate more."""
         found: list[_Way] = []
         for chosen in (some for size in range(1, len(nodes) + 1) for some in combinations(nodes, size)):
-            if size_bound(found) and not self._empty.proven(*chosen):
+            if not self._empty.proven(*chosen):
                 ways = [_Way()]
                 for item in chosen:
                     ways = [one + other for one in ways for other in self._with(item, depth)]
                 found += ways
-        if not size_bound(found):
-            raise CannotEnforce(f"there are more than {WAYS} ways to leave something unevaluated", self._place)
+            self._tries -= 1
+            if len(found) > WAYS or self._tries < 0:
+                raise CannotEnforce(f"there are more than {WAYS} ways to leave something unevaluated", self._place)
         return found
-
-
-def size_bound(found: list[_Way]) -> bool:
-    """Whether the ways found are still few."""
-    return len(found) <= WAYS

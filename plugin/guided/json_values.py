@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chatplan.guided.json_reader import Document, Node
 
-__all__ = ["ATOMS", "atoms", "found", "kind", "matches", "number", "same", "type_names"]
+__all__ = ["ATOMS", "atoms", "distinct", "found", "kind", "matches", "number", "same", "type_names"]
 
 ATOMS = frozenset(("null", "boolean", "integer", "fraction", "string", "array", "object"))
 """The types, of which a "number" is an "integer" or a "fraction": none is part of another."""
@@ -52,6 +53,12 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
     return bool(one == other)
+
+
+def distinct(nodes: Sequence[Node]) -> bool:
+    """Whether each schema is for constants of its own, by a quick look that may say no wrongly."""
+    constants = [node["const"] for node in nodes if isinstance(node, dict) and "const" in node]
+    return len({value for value in constants if isinstance(value, str)}) == len(nodes)
 
 
 def matches(document: Document, value: Any, node: Node, depth: int = 0) -> bool | None:
@@ -106,7 +113,7 @@ def _about(document: Document, value: Any, node: dict[str, Any], keyword: str, d
     if keyword == "multipleOf":
         return (number(value) / number(rule)).denominator == 1
     if keyword.startswith(("min", "max")):
-        return len(value) >= rule if keyword.startswith("min") else len(value) <= rule
+        return bool(len(value) >= rule if keyword.startswith("min") else len(value) <= rule)
     if keyword == "pattern":
         return found(rule, value)
     if keyword == "required":

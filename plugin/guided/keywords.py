@@ -211,10 +211,10 @@ class _Walk:
     def values(self, rest: Schema, key: str, place: str) -> Schema:
         self.only(rest, (key, "type"), place, repr(key))
         values = [rest[key]] if key == "const" else rest[key]
-        names = self._type_names(rest["type"], place) if "type" in rest else _TYPES
-        found = [value for value in values if any(_is_of(value, name) for name in names)] if values else []
-        if not isinstance(values, list) or not found or not all(map(_is_exact, found)):
-            raise self.refused(f"{place}/{key}", "it needs a list of values, with no number beyond 2**53")
+        names = self._type_names(rest["type"], place) if "type" in rest else tuple(_TYPES)
+        found = [v for v in values if any(_is_of(v, name) for name in names)] if isinstance(values, list) else []
+        if not found or not all(map(_is_exact, found)):
+            raise self.refused(f"{place}/{key}", "it needs a list of values, with no whole number beyond 2**53")
         return {"enum": found}
 
     def _type_names(self, names: Any, place: str) -> Sequence[str]:
@@ -294,8 +294,8 @@ _FORMS: Mapping[str, _Read] = {
 
 
 def _counted(rest: Schema) -> str:
-    most = rest.get("maxLength", "")
-    return f"{portable('(?:.|[^.])', forbidden=JSON_STRING)}{{{rest.get('minLength', 0)},{most}}}"
+    character = portable(r"[\s\S]", forbidden=JSON_STRING)
+    return f"{character}{{{rest.get('minLength', 0)},{rest.get('maxLength', '')}}}"
 
 
 def _is_of(value: Any, name: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from chatplan.guided.backend import CannotEnforce
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["is_ebnf", "lark_grammar", "structural_tag_to_lark"]
 
 _UNESCAPED = re.compile(r"^%import\s+common\.UNESCAPED_STRING\s*(?:->\s*(\w+))?\s*$", re.MULTILINE)
+# llguidance reads ahead while only one text can follow; from `/a+/ "ab"` it never comes back, as terminals are greedy.
+# The last directive wins, so it stands behind a grammar's own.
+_NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 _LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|(?://|#).*')
 
 
@@ -32,7 +36,7 @@ def lark_grammar(grammar: str) -> str:
         raise CannotEnforce("the grammar is EBNF (`::=`); this backend reads Lark (`start: …`)")
     # Outlines' addition to Lark's common terminals, which examples for vLLM use.
     grammar = _UNESCAPED.sub(lambda found: f'{found.group(1) or "UNESCAPED_STRING"}: /"[^"]*"/', grammar)
-    return LLMatcher.grammar_from_lark(grammar)
+    return LLMatcher.grammar_from_lark(grammar + _NO_FORCING)
 
 
 def structural_tag_to_lark(tag: Mapping[str, Any], whitespace: str, model: ModelInfo) -> str:
@@ -44,27 +48,55 @@ def structural_tag_to_lark(tag: Mapping[str, Any], whitespace: str, model: Model
     from llguidance import LLMatcher
 
     writer = _Writer(whitespace, model)
+    start = writer.write(as_format(tag), "/format")
+    return LLMatcher.grammar_from_lark("\n".join([f"start: {start}", *writer.rules]) + _NO_FORCING)
+
+
+def as_format(tag: Any) -> Any:
+    """The ``format`` of a structural tag in any of its spellings.
+
+    Raises:
+        CannotEnforce: it is none of them.
+    """
+    if not isinstance(tag, Mapping):
+        raise CannotEnforce(f"a structural tag is an object, got {tag!r:.60}", wrong=True)
+    if "structures" not in tag and tag.get("type") != "structural_tag":
+        return tag
+    known = ("type", "structures", "triggers") if "structures" in tag else ("type", "format")
+    if set(tag) - {*known} or set(known[1:]) - set(tag):
+        raise CannotEnforce(f"a structural tag has {' and '.join(known[1:])}, got {', '.join(tag)}", wrong=True)
+    if "format" in tag:
+        return tag["format"]
+    tags = [_structure(item, f"/structures/{at}") for at, item in enumerate(_listed(tag, "structures", ""))]
+    return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}
+
+
+def _structure(item: Any, place: str) -> dict[str, Any]:
+    if not isinstance(item, Mapping) or set(item) != {"begin", "schema", "end"}:
+        raise CannotEnforce("a structure has begin, schema and end", place, wrong=True)
+    schema = item["schema"]
     try:
-        start = writer.write(as_format(tag), "/format")
-    except RecursionError:
-        raise CannotEnforce("is nested too deeply", wrong=True) from None
-    return LLMatcher.grammar_from_lark("\n".join([f"start: {start}", *writer.rules]))
+        schema = json.loads(schema) if isinstance(schema, str) else schema
+    except ValueError as error:
+        raise CannotEnforce(f"is no JSON: {error}", f"{place}/schema", wrong=True) from None
+    content = {"type": "json_schema", "json_schema": schema}
+    return {"type": "tag", "begin": item["begin"], "content": content, "end": item["end"]}
 
 
-def as_format(tag: Mapping[str, Any]) -> Any:
-    """The ``format`` of a structural tag in any of its spellings."""
-    if "structures" in tag:
-        tags = [
-            {
-                "type": "tag",
-                "begin": item["begin"],
-                "content": {"type": "json_schema", "json_schema": item["schema"]},
-                "end": item["end"],
-            }
-            for item in tag["structures"]
-        ]
-        return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}
-    return tag["format"] if tag.get("type") == "structural_tag" else tag
+def _listed(part: Any, key: str, place: str, least: int = 0) -> list[Any]:
+    """The list under ``key``."""
+    found = part[key]
+    if not isinstance(found, list) or len(found) < least:
+        raise CannotEnforce(f"should be a list{' of at least one' * (least > 0)}", f"{place}/{key}", wrong=True)
+    return found
+
+
+def _texts(part: Any, key: str, place: str, least: int = 0) -> list[str]:
+    """The texts under ``key``; none may be empty."""
+    found = _listed(part, key, place, least) if key in part or least else []
+    if not all(isinstance(text, str) and text for text in found):
+        raise CannotEnforce("should be a list of texts, none of them empty", f"{place}/{key}", wrong=True)
+    return found
 
 
 class _Writer:
@@ -115,15 +147,21 @@ class _Writer:
         return f"%json {json.dumps({**schema, 'x-guidance': options}, ensure_ascii=False)}"
 
     def _regex(self, part: Any, place: str) -> str:
-        return f"/{_pattern(part['pattern'])}/" if part["pattern"] else '""'
+        return f"/{_checked(part['pattern'], place + '/pattern')}/" if part["pattern"] else '""'
 
     def _any_text(self, part: Any, place: str) -> str:
-        return self._free_text(part.get("excludes", ()))
+        return self._free_text(_texts(part, "excludes", place))
 
     def _sequence(self, part: Any, place: str) -> str:
+        elements = _listed(part, "elements", place)
+        for at, (one, following) in enumerate(pairwise(elements)):
+            begin = following.get("begin", following.get("value")) if isinstance(following, Mapping) else None
+            if _goes_on(one) and not self.begins_special(begin):
+                raise CannotEnforce("takes in what follows it; put it into a tag", f"{place}/elements/{at}")
         return " ".join(self._each(part, place)) or '""'
 
     def _or(self, part: Any, place: str) -> str:
+        _listed(part, "elements", place, least=1)
         return " | ".join(self._each(part, place))
 
     def _each(self, part: Any, place: str) -> list[str]:
@@ -139,27 +177,52 @@ class _Writer:
         return f"{self.write(part['content'], place + '/content')}*"
 
     def _tag(self, part: Any, place: str) -> str:
-        ends = part["end"] if isinstance(part["end"], list) else [part["end"]]
-        content = self.write(part["content"], f"{place}/content")
-        end = self.rule(" | ".join(map(self.text, ends)))
-        return f"{self.text(part['begin'])} {content} {end}"
+        ends = _listed(part, "end", place, least=1) if isinstance(part["end"], list) else [part["end"]]
+        content, body = part["content"], ""
+        if all(map(self.begins_special, ends)) or not _goes_on(content):
+            end = self.rule(" | ".join(map(self.text, ends)))
+            body = f"{self.write(content, place + '/content')} {end}"
+        elif content.get("type") == "any_text" and set(content) <= {"type", "excludes"} and "" not in ends:
+            body = self._text_up_to(ends, _texts(content, "excludes", f"{place}/content"))
+        else:
+            raise CannotEnforce("takes in the end of its tag", f"{place}/content")
+        return f"{self.text(part['begin'])} {body}"
+
+    def _text_up_to(self, ends: list[str], excludes: Sequence[str]) -> str:
+        """Free text and the first of ``ends`` that comes. Terminals are greedy, so that a text is one with its end."""
+        spelled = [text for text in ends if text not in self.special]
+        rules = [self.rule(self._ending_in(spelled, excludes), "[lazy]")]
+        for text in ends:
+            if text in self.special:
+                rules.append(self.rule(f"{self._free_text([*spelled, *excludes])} {self.text(text)}"))
+        return self.rule(" | ".join(rules))
+
+    def begins_special(self, text: Any) -> bool:
+        """Whether a text begins with a special token."""
+        return isinstance(text, str) and any(text.startswith(name) for name in self.special)
 
     def _tags_with_separator(self, part: Any, place: str) -> str:
-        one = self.rule(" | ".join(self.write(tag, f"{place}/tags/{at}") for at, tag in enumerate(part["tags"])))
+        one = self.rule(
+            " | ".join(self.write(tag, f"{place}/tags/{at}") for at, tag in enumerate(_listed(part, "tags", place, 1)))
+        )
         more = "" if part.get("stop_after_first") else f" ({self.text(part['separator'])} {one})*"
         return f"{one}{more}" if part.get("at_least_one") else f"({one}{more})?"
 
     def _triggered_tags(self, part: Any, place: str) -> str:
         """Free text in which a trigger begins a tag; a tag's own rule goes on behind the trigger."""
-        triggers, tags = list(part["triggers"]), list(part["tags"])
-        calls = self.rule(" | ".join(self._triggered(trigger, tags, place) for trigger in triggers))
-        rest = self.rule(self._free_text([*triggers, *part.get("excludes", ())]))
+        triggers, tags = _texts(part, "triggers", place, least=1), _listed(part, "tags", place)
+        excludes = _texts(part, "excludes", place)
+        for at, tag in enumerate(tags):
+            if not tag["begin"].startswith(tuple(triggers)):
+                raise CannotEnforce("begins with none of the triggers", f"{place}/tags/{at}/begin", wrong=True)
+        calls = self.rule(" | ".join(self._triggered(trigger, triggers, tags, excludes, place) for trigger in triggers))
+        rest = self.rule(self._free_text([*triggers, *excludes]))
         once = bool(part.get("stop_after_first"))
         if part.get("at_least_one"):
             return calls if once else f"{calls}+ {rest}"
         return f"{calls} | {rest}" if once else f"{calls}* {rest}"
 
-    def _triggered(self, trigger: str, tags: list[Any], place: str) -> str:
+    def _triggered(self, trigger: str, triggers: list[str], tags: list[Any], excludes: list[str], place: str) -> str:
         bodies = []
         for at, tag in enumerate(tags):
             if tag["begin"].startswith(trigger):
@@ -169,17 +232,38 @@ class _Writer:
             raise CannotEnforce(f"no tag begins with the trigger {trigger!r}", f"{place}/triggers", wrong=True)
         body = self.rule(" | ".join(bodies))
         if trigger in self.special:
-            return f"{self.rule(self._free_text(()))} {self.text(trigger)} {body}"
-        head = self.rule(f"/(.|\\n)*{_pattern(re.escape(trigger))}/", "[lazy]")
-        return f"{head} {body}"
+            return f"{self.rule(self._free_text([*triggers, *excludes]))} {self.text(trigger)} {body}"
+        return f"{self.rule(self._ending_in([trigger], excludes), '[lazy]')} {body}"
 
-    def _free_text(self, excludes: Any) -> str:
+    def _ending_in(self, ends: Sequence[str], excludes: Sequence[str]) -> str:
+        """A terminal of any text that holds none of ``excludes`` and ends in one of ``ends``."""
+        return self._terminal(f"/(.|\\n)*({'|'.join(_pattern(re.escape(text)) for text in ends)})/", excludes)
+
+    def _free_text(self, excludes: Sequence[str]) -> str:
         """Any text that holds none of ``excludes``; special tokens are never part of it."""
+        return self._terminal("/(.|\\n)*/", excludes)
+
+    def _terminal(self, regex: str, excludes: Sequence[str]) -> str:
         spelled = [_pattern(re.escape(text)) for text in excludes if text not in self.special]
         name = f"T{len(self.rules)}"
         without = "".join(f" & ~/(.|\\n)*{text}(.|\\n)*/" for text in spelled)
-        self.rules.append(f"{name}: /(.|\\n)*/{without}")
+        self.rules.append(f"{name}: {regex}{without}")
         return name
+
+
+def _goes_on(part: Any) -> bool:
+    """Whether a part ends in free text, which takes in whatever is written behind it."""
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "any_text":
+        return True
+    if kind == "triggered_tags":
+        return not (part.get("at_least_one") and part.get("stop_after_first"))
+    if kind in ("optional", "plus", "star"):
+        return _goes_on(part.get("content"))
+    elements = part.get("elements") if kind in ("sequence", "or") else None
+    if not isinstance(elements, list):
+        return False
+    return any(map(_goes_on, elements[-1:] if kind == "sequence" else elements))
 
 
 def _pattern(regex: str) -> str:
@@ -187,6 +271,17 @@ def _pattern(regex: str) -> str:
     from llguidance import regex_to_lark
 
     return regex_to_lark(regex, "d").replace("\n", "\\n")
+
+
+def _checked(regex: str, place: str) -> str:
+    """The same, where a mistake is known by its place."""
+    from llguidance import LLMatcher
+
+    pattern = _pattern(regex)
+    error = LLMatcher.validate_grammar(LLMatcher.grammar_from_lark(f"start: /{pattern}/"))
+    if error:
+        raise CannotEnforce(error[:300], place)
+    return pattern
 
 
 _TYPES: Mapping[str, frozenset[str]] = {

@@ -11,7 +11,7 @@ import torch
 
 from chatplan.guided.backend import Grammar, Matcher
 from chatplan.guided.constraint import Constraint
-from chatplan.plan import Stage
+from chatplan.plan import Stage, StopTokens
 from chatplan.processor import BatchFunction, Processor
 from chatplan.row import Row
 
@@ -120,15 +120,24 @@ class DeadBeam(Matcher):
 def matches(row: Row, token_ids: Sequence[int]) -> bool:
     """Whether a finished beam keeps to its row's grammar, if it has one."""
     grammars = [item.grammar for _, item in row.plan.processors if isinstance(item, GrammarMask)]
+    return all(_keeps_to(grammar.start(), row, token_ids) for grammar in grammars)
+
+
+def _keeps_to(matcher: Matcher, row: Row, token_ids: Sequence[int]) -> bool:
+    """A search fills up with banned tokens, at -inf, so that a beam may also end where the grammar does not."""
     ends = row.plan.generation_config.get("eos_token_id") or ()
-    for matcher in [grammar.start() for grammar in grammars]:
+    stops = [token for each in row.plan.stopping_criteria if isinstance(each, StopTokens) for token in each.token_ids]
+    for token in token_ids:
+        if token in ends:
+            mask = torch.zeros((row.model.logits_width + 31) // 32, dtype=torch.int32)
+            matcher.fill(mask)
+            return bool(mask[token // 32] >> token % 32 & 1)
         try:
-            for token in token_ids:
-                if token in ends:
-                    break
-                matcher.accept(token)
+            matcher.accept(token)
         except ValueError:
             return False
+        if token in stops:
+            break
     return True
 
 

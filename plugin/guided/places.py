@@ -49,7 +49,7 @@ class _Search:
         yield from ((pointer(place, *path), item) for path, item in subschemas(part))
         reference = part.get("$ref")
         for keyword in _DEFINITIONS:
-            name = reference.removeprefix(f"#/{keyword}/") if isinstance(reference, str) else reference
+            name = reference.removeprefix(f"#/{keyword}/") if isinstance(reference, str) else ""
             definitions = self._whole.get(keyword)
             if isinstance(definitions, dict) and name in definitions:
                 yield pointer("", keyword, name), definitions[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
     from chatplan.plan import Prompt
 
 __all__ = ["Thought", "after_reasoning", "with_reasoning"]
+
+
+_across: WeakKeyDictionary[ModelInfo, dict[bytes, list[tuple[int, bytes]]]] = WeakKeyDictionary()
+
+
+def _tokens_across(model: ModelInfo, mark: bytes) -> list[tuple[int, bytes]]:
+    """The tokens that may hold the end of ``mark`` and something behind it."""
+    known = _across.setdefault(model, {})
+    if mark not in known:
+        texts = ((token, bytes(model.tokens.bytes(token))) for token in range(len(model.tokenizer)))
+        ends = [mark[at:] for at in range(1, len(mark))]
+        known[mark] = [
+            (token, text)
+            for token, text in texts
+            if mark[-1] in text[:-1] and (mark in text or any(text.startswith(end) for end in ends))
+        ]
+    return known[mark]
 
 
 class Thought:
@@ -68,6 +86,15 @@ class Thought:
             return None
         self.state = "answer"
         return text[start + len(self.closes) :].decode("utf-8", errors="replace")
+
+    def overrunning(self) -> list[int]:
+        """Tokens that would end the reasoning and begin the answer with what no grammar has seen."""
+        found = []
+        for token, text in _tokens_across(self.model, self.closes):
+            _, mark, rest = (self._tail + text).partition(self.closes)
+            if mark and rest.strip():
+                found.append(token)
+        return found
 
     def _open(self, token_id: int) -> None:
         if token_id != self.opening:
@@ -121,6 +148,8 @@ class ThinkingMatcher(Matcher):
             mask.fill_(-1)
             for token in self.thought.model.eos_token_ids:  # nobody ends an answer while thinking about it
                 _set_bit(mask, token, False)
+            for token in self.thought.overrunning():
+                _set_bit(mask, token, False)
             return
         if self.thought.must_open:
             mask.zero_()
@@ -133,7 +162,7 @@ class ThinkingMatcher(Matcher):
         was_thinking = self.thought.state == "thinking"
         rest = self.thought.accept(token_id)
         if rest is not None and rest.strip():
-            for token in self.thought.model.tokenizer.encode(rest.strip(), add_special_tokens=False):
+            for token in self.thought.model.tokenizer.encode(rest.lstrip(), add_special_tokens=False):
                 self.inner.accept(token)
         if not was_thinking and self.thought.state == "answer":
             self.inner.accept(token_id)

@@ -28,9 +28,17 @@ _WORDS: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
 _NEWLINES: Ranges = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _BLANKS: Ranges = (
     (0x09, 0x0D), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029), (0x202F, 0x202F),
-    (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
+    (0x205F, 0x205F), (0x3000, 0x3000),
 )  # fmt: skip
-_CLASSES = {"d": _DIGITS, "w": _WORDS, "s": _BLANKS}
+_CLASSES = {
+    "d": (_DIGITS, False),
+    "D": (_DIGITS, True),
+    "w": (_WORDS, False),
+    "W": (_WORDS, True),
+    # U+FEFF is a blank in one standard and none in another: neither way is it matched.
+    "s": (_BLANKS, False),
+    "S": ((*_BLANKS, (0xFEFF, 0xFEFF)), True),
+}
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0"}
 _CODES = {0: r"\x00", 0x09: r"\t", 0x0A: r"\n", 0x0D: r"\r"}
 _CODE = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}")
@@ -73,7 +81,7 @@ def token_bytes(model: ModelInfo) -> list[bytes]:
 def portable(pattern: str, *, forbidden: Ranges = (), search: bool = False) -> str:
     """A regular expression in the dialect that all libraries share; it matches a whole text.
 
-    ``\\d`` and ``\\w`` are ASCII, ``\\s`` is that of ECMAScript, ``.`` is no end of a line. Characters in
+    ``\\d`` and ``\\w`` are ASCII, ``\\s`` is Unicode's, ``.`` is no end of a line. Characters in
     ``forbidden`` are never matched. With ``search``, it may match anywhere in the text unless it is anchored.
 
     Raises:
@@ -180,8 +188,8 @@ class _Reader:
             return ord(character), None
         character = self.text[self.at : self.at + 1]
         self.at += 1
-        if character.lower() in _CLASSES and character:
-            return 0, (_CLASSES[character.lower()], character.isupper())
+        if character in _CLASSES:
+            return 0, _CLASSES[character]
         return self._escape(character), None
 
     def _escape(self, character: str) -> int:

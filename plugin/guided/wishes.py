@@ -22,6 +22,20 @@ _ANY_OBJECT = {"type": "object"}
 
 def wished(request: ChatCompletionRequest) -> Constraint | None:
     """The constraint that the request asks for. Raises :class:`RequestError` for JSON that is none."""
+    try:
+        return _wished(request)
+    except RecursionError:
+        raise RequestError("is nested too deeply", param=_field(request)) from None
+    except (TypeError, ValueError) as error:  # of Python objects that JSON has no word for
+        raise RequestError(f"is no JSON: {error}", param=_field(request)) from error
+
+
+def _field(request: ChatCompletionRequest) -> str:
+    names = ("structured_outputs", "response_format", "guided_json")
+    return next((name for name in names if getattr(request, name) is not None), "guided_choice")
+
+
+def _wished(request: ChatCompletionRequest) -> Constraint | None:
     whitespace = request.guided_whitespace_pattern
     if request.structured_outputs is not None:
         return _structured(request.structured_outputs, whitespace)
@@ -41,6 +55,7 @@ def wished(request: ChatCompletionRequest) -> Constraint | None:
 def _structured(wish: StructuredOutputs, whitespace: str | None) -> Constraint:
     kind = wish.kinds[0]
     param = f"structured_outputs.{kind}"
+    _refuse_without_effect(wish, kind, whitespace)
     if wish.whitespace_pattern is not None:
         whitespace = wish.whitespace_pattern
     if wish.disable_any_whitespace:
@@ -57,6 +72,23 @@ def _structured(wish: StructuredOutputs, whitespace: str | None) -> Constraint:
         "choice": ("choice", json.dumps(wish.choice, ensure_ascii=False)),
     }
     return Constraint(*texts[kind], param=param)
+
+
+def _refuse_without_effect(wish: StructuredOutputs, kind: str, whitespace: str | None) -> None:
+    """Options that would be ignored are refused."""
+    blanks = [
+        name for name in ("disable_any_whitespace", "whitespace_pattern") if getattr(wish, name) not in (None, False)
+    ]
+    closes = ["disable_additional_properties"] if wish.disable_additional_properties else []
+    useless = {"json": [], "json_object": [], "structural_tag": closes}.get(kind, [*blanks, *closes])
+    if useless:
+        raise RequestError(f"has no effect on {kind}", param=f"structured_outputs.{useless[0]}")
+    names = [
+        *(f"structured_outputs.{name}" for name in blanks),
+        *(["guided_whitespace_pattern"] if whitespace is not None else []),
+    ]
+    if len(names) > 1:
+        raise RequestError(f"only one of {', '.join(names)} can hold", param=names[1])
 
 
 def _response_format(request: ChatCompletionRequest, whitespace: str | None) -> Constraint | None:

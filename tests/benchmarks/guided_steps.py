@@ -124,7 +124,7 @@ def main() -> None:
     ids, scores = bare(pipe, tokenizer), torch.zeros(1, width)
     print(f"{'ms a token or step':44}{'ours':>10}{'peer':>10}{'ratio':>9}")
     compare("one answer / llguidance bare", lambda: ours(pipe), lambda: bare(pipe, tokenizer), TOKENS, 1.1)
-    alone = lambda: mask_ours(pipe, ids, scores), lambda: mask_bare(pipe, tokenizer, ids, scores)  # noqa: E731
+    alone = lambda: mask_ours(pipe, ids, scores), lambda: mask_bare(pipe, tokenizer, ids, scores)
     compare("the mask alone / llguidance bare", *alone, len(ids), None)
     compare("8 rows, 8 schemas / 8 unconstrained", lambda: batch(pipe, True), lambda: batch(pipe, False), TOKENS, 1.05)
 

@@ -177,10 +177,10 @@ def test_whether_tools_are_offered() -> None:
 
 PREFIXES: list[tuple[str | list[Any], str, str]] = [
     ("Sure", "<|a|>Sure", ""),
-    ("<think>Let me", "<|a|><think>Let me", "<think>"),
-    ([{"type": "text", "text": "<think>Let me"}], "<|a|><think>Let me", "<think>"),
+    ("<think>Let me", "<|a|><think>Let me", "\n<think>"),
+    ([{"type": "text", "text": "<think>Let me"}], "<|a|><think>Let me", "\n<think>"),
     ("<think>Ok</think>So", "<|a|><think>Ok</think>So", ""),
-    ("<think>Ok</think>So <think>again", "<|a|><think>Ok</think>So <think>again", "<think>"),
+    ("<think>Ok</think>So <think>again", "<|a|><think>Ok</think>So <think>again", "\n<think>"),
     ("So", "<|u|>what is <think>?<|a|>So", ""),  # of another message
 ]
 

@@ -1,0 +1,255 @@
+"""Which backend compiles, what is kept of it, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from chatplan.errors import RequestError
+from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
+from chatplan.guided.constraint import Constraint
+from chatplan.guided.dispatch import Enforcer
+from chatplan.settings import Settings
+
+
+class Made(Grammar):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def start(self) -> Matcher:
+        raise NotImplementedError
+
+
+class Fake(GrammarBackend):
+    """Does what it is told, and keeps the texts it was asked to compile."""
+
+    def __init__(self, name: str, does: Callable[[Constraint], int] = lambda constraint: 0) -> None:
+        self.name, self.does = name, does
+        self.asked: list[str] = []
+
+    def compile(self, constraint: Constraint) -> Grammar:
+        self.asked.append(constraint.text)
+        return Made(self.does(constraint))
+
+
+def refusing(reason: str, place: str = "", wrong: bool = False) -> Callable[[Constraint], int]:
+    def refuse(constraint: Constraint) -> int:
+        raise CannotEnforce(reason, place, wrong)
+
+    return refuse
+
+
+def regex(text: str, **more: Any) -> Constraint:
+    return Constraint("regex", text, param="guided_regex", **more)
+
+
+def enforcer(*backends: GrammarBackend, **settings: Any) -> Enforcer:
+    return Enforcer(backends, Settings(**settings))
+
+
+def refusal(work: Enforcer, constraint: Constraint, wanted: str = "auto") -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        work.compile(constraint, wanted)
+    return caught.value
+
+
+# --- which backend ----------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_the_first_that_can() -> None:
+    first, second, third = Fake("a", refusing("no")), Fake("b"), Fake("c")
+    assert enforcer(first, second, third).compile(regex("x"))[0] == "b"
+    assert (first.asked, second.asked, third.asked) == (["x"], ["x"], [])
+
+
+def test_the_first_of_two_with_one_name_counts() -> None:
+    first, second = Fake("a"), Fake("a")
+    assert enforcer(first, second).compile(regex("x"))[0] == "a"
+    assert (first.asked, second.asked) == (["x"], [])
+
+
+def test_all_reasons_are_told_when_none_can() -> None:
+    error = refusal(enforcer(Fake("a", refusing("too  odd\n", "/x")), Fake("b", refusing("no"))), regex("x"))
+    assert str(error) == "guided_regex: no backend can enforce all of it (a: at /x: too odd; b: no)"
+    assert error.param == "guided_regex"
+
+
+def test_a_constraint_that_is_wrong_is_asked_of_nobody_else() -> None:
+    second = Fake("b")
+    error = refusal(enforcer(Fake("a", refusing("no such type", "/type", wrong=True)), second), regex("x"))
+    assert str(error) == "guided_regex: at /type: no such type"
+    assert second.asked == []
+
+
+@pytest.mark.parametrize("wanted", ["b", "b:no-fallback"])
+def test_a_named_backend_is_the_only_one_asked(wanted: str) -> None:
+    first, second = Fake("a"), Fake("b", refusing("no", "/x"))
+    error = refusal(enforcer(first, second), regex("x"), wanted)
+    assert str(error) == "guided_regex: b cannot enforce it: at /x: no"
+    assert (first.asked, second.asked) == ([], ["x"])
+
+
+@pytest.mark.parametrize("wanted", ["auto", "auto:no-fallback"])
+def test_auto_may_be_named(wanted: str) -> None:
+    assert enforcer(Fake("a", refusing("no")), Fake("b")).compile(regex("x"), wanted)[0] == "b"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ("c", "should be one of auto, a, b, got 'c'"),
+        ("", "should be one of auto, a, b, got ''"),
+        ("A", "should be one of auto, a, b, got 'A'"),
+        ("xgrammar", "xgrammar is not installed: pip install 'chatplan[xgrammar]'"),
+        ("lm-format-enforcer:no-fallback", "lm-format-enforcer is not installed: pip install "),
+    ],
+)
+def test_names_of_no_backend(wanted: str, text: str) -> None:
+    error = refusal(enforcer(Fake("a"), Fake("b")), regex("x"), wanted)
+    assert error.param == "guided_decoding_backend"
+    assert text in str(error)
+
+
+def test_without_backends_nothing_can_be_enforced() -> None:
+    assert str(refusal(enforcer(), regex("x"))) == "no plugin enforces constraints; the built-in ones are switched off"
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_texts_are_measured_in_bytes() -> None:
+    backend = Fake("a")
+    work = enforcer(backend, guided_bytes=4)
+    work.compile(regex("éé"))
+    error = refusal(work, regex("ééx"))
+    assert str(error) == "guided_regex: is longer than 4 bytes (the setting guided_bytes), got 5"
+    assert backend.asked == ["éé"]
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    assert "surrogate" in str(refusal(enforcer(Fake("a")), regex("\ud800")))
+
+
+def test_what_a_backend_raises_is_an_error_of_the_request() -> None:
+    def broken(constraint: Constraint) -> int:
+        raise SystemExit("lost") if constraint.text == "exit" else ZeroDivisionError("oh")
+
+    work = enforcer(Fake("a", broken), Fake("b"))
+    assert str(refusal(work, regex("x"))) == "guided_regex: cannot be compiled: ZeroDivisionError: oh"
+    assert str(refusal(work, regex("exit"))) == "guided_regex: cannot be compiled: SystemExit: lost"
+
+
+# --- time and threads -------------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Compiling waits until it opens."""
+
+    def __init__(self) -> None:
+        self.opened, self.entered = threading.Event(), threading.Semaphore(0)
+
+    def __call__(self, constraint: Constraint) -> int:
+        self.entered.release()
+        assert self.opened.wait(20)
+        return 0
+
+
+def finished(work: Enforcer) -> None:
+    """Waits for the compilations that run on."""
+    end = time.monotonic() + 20
+    while work._running and time.monotonic() < end:
+        time.sleep(0.005)
+    assert not work._running
+
+
+def test_a_late_grammar_is_kept_for_the_next_request() -> None:
+    gate = Gate()
+    backend = Fake("a", gate)
+    work = enforcer(backend, guided_seconds=0.05)
+    error = refusal(work, regex("x"))
+    assert str(error) == "guided_regex: takes longer than 0.05 seconds (the setting guided_seconds) to compile"
+    gate.opened.set()
+    finished(work)
+    assert work.compile(regex("x"))[0] == "a"
+    assert backend.asked == ["x"]
+
+
+def test_callers_who_want_the_same_share_one_compilation() -> None:
+    gate = Gate()
+    backend = Fake("a", gate)
+    work = enforcer(backend, guided_seconds=20)
+    found: list[Grammar] = []
+    threads = [threading.Thread(target=lambda: found.append(work.compile(regex("x"))[1])) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    assert gate.entered.acquire(timeout=20)
+    gate.opened.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(found) == 20
+    assert len(set(map(id, found))) == 1
+    assert backend.asked == ["x"]
+
+
+def test_too_many_at_once_are_refused() -> None:
+    gate = Gate()
+    work = enforcer(Fake("a", gate), guided_seconds=0.02)
+    for number in range(8):
+        assert "takes longer" in str(refusal(work, regex(f"x{number}")))
+    assert "too many constraints" in str(refusal(work, regex("y")))
+    assert "takes longer" in str(refusal(work, regex("x0")))  # this one is being compiled already
+    gate.opened.set()
+    finished(work)
+    assert work.compile(regex("y"))[0] == "a"
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def asked(backend: Fake, work: Enforcer, constraints: Sequence[Constraint]) -> list[str]:
+    """The texts that were compiled for these requests."""
+    backend.asked.clear()
+    for constraint in constraints:
+        work.compile(constraint)
+    return list(backend.asked)
+
+
+def test_what_has_no_part_in_the_grammar_does_not_compile_again() -> None:
+    backend = Fake("a")
+    work = enforcer(backend)
+    surrounded = regex("x", before="<t>", after="</t>", thinking=True)
+    other = Constraint("regex", "x", param="structured_outputs.regex")
+    assert asked(backend, work, [regex("x"), surrounded, other]) == ["x"]
+    assert asked(backend, work, [Constraint("grammar", "x"), regex("x", whitespace="")]) == ["x", "x"]
+
+
+def test_backends_do_not_share_grammars() -> None:
+    work = enforcer(Fake("a"), Fake("b"))
+    assert [work.compile(regex("x"), name)[0] for name in ("a", "b", "auto", "b")] == ["a", "b", "a", "b"]
+
+
+def test_refusals_are_kept_and_name_their_own_field() -> None:
+    backend = Fake("a", refusing("no"))
+    work = enforcer(backend)
+    first = refusal(work, regex("x"))
+    second = refusal(work, Constraint("regex", "x", param="structured_outputs.regex"))
+    assert (first.param, second.param) == ("guided_regex", "structured_outputs.regex")
+    assert backend.asked == ["x"]
+
+
+def test_the_least_recently_used_grammar_goes_when_memory_is_short() -> None:
+    backend = Fake("a", lambda constraint: 100_000)
+    work = enforcer(backend, guided_cache_bytes=250_000)
+    assert asked(backend, work, [regex("x"), regex("y"), regex("x"), regex("z")]) == ["x", "y", "z"]
+    assert asked(backend, work, [regex("x"), regex("z"), regex("y")]) == ["y"]
+
+
+@pytest.mark.parametrize("size", [250_000, 10_000_000])
+def test_a_grammar_larger_than_the_memory_is_used_but_not_kept(size: int) -> None:
+    backend = Fake("a", lambda constraint: size)
+    work = enforcer(backend, guided_cache_bytes=250_000)
+    assert asked(backend, work, [regex("x"), regex("x")]) == ["x", "x"]
