@@ -167,7 +167,8 @@ def _automaton(_library: Any, expression: str) -> Any:
 
 class _Grammar(Grammar):
     def __init__(self, tokens: Any, parser: Any, cache: dict[Hashable, Any] | None, model: ModelInfo) -> None:
-        self.tokens, self.parser, self.cache, self.model = tokens, parser, cache, model
+        self.tokens, self.parser, self.cache, self.width = tokens, parser, cache, model.logits_width
+        self.ends = [token_id for token_id in model.eos_token_ids if token_id < model.logits_width]
         self.lock = RLock()  # parsers share state
         self.size = _SIZE
 
@@ -193,7 +194,7 @@ class _Matcher(Matcher):
         mask.copy_(self._go(()).allowed_tokens.allowed_tokens)
 
     def accept(self, token_id: int) -> None:
-        known = 0 <= token_id < self.grammar.model.logits_width and token_id not in self.grammar.model.eos_token_ids
+        known = 0 <= token_id < self.grammar.width and token_id not in self.grammar.ends
         if not known or not self._go(()).allowed_tokens.is_token_allowed(token_id):
             raise ValueError(f"token {token_id} does not match the grammar")
         self.enforcer.prefix_states = {(): self._go((token_id,))}
@@ -209,8 +210,10 @@ class _Matcher(Matcher):
             except Exception as error:
                 raise ValueError(f"lm-format-enforcer failed: {error}") from error
             state = self.enforcer.prefix_states[prefix]
-            ends = any(map(state.allowed_tokens.is_token_allowed, self.grammar.model.eos_token_ids))
-            if type(state.parser).__name__ == "ForceStopParser" or (ends and not state.parser.can_end()):
+            found = state.allowed_tokens
+            ends = any(map(found.is_token_allowed, self.grammar.ends))
+            stopped = type(state.parser).__name__ == "ForceStopParser"
+            if stopped or not found.allowed_tokens.any() or (ends and not state.parser.can_end()):
                 raise ValueError("lm-format-enforcer found no way on in the middle of the answer")
         return state
 

@@ -95,6 +95,8 @@ class _Matcher(Matcher):
 
     def fill(self, mask: torch.Tensor) -> None:
         self.guide.write_mask_into(mask.data_ptr(), mask.numel(), mask.element_size())
+        if not mask.any():
+            raise ValueError("no token of the vocabulary matches the grammar here")
 
     def accept(self, token_id: int) -> None:
         if token_id in self.grammar.ends or token_id < 0:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from chatplan.answering import answer_prefix
+from chatplan.answering import has_opened
 from chatplan.errors import RequestError
 from chatplan.guided.thinking import Thought
 from chatplan.hookspecs import hookimpl
@@ -115,11 +115,8 @@ def _effort(request: ChatCompletionRequest, model: ModelInfo) -> dict[str, Any]:
 
 @hookimpl
 def logits_processors(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo) -> Iterable[Any] | None:
-    marks = None if model.answer_format is None else model.answer_format.reasoning
-    if request.thinking_token_budget is None or marks is None:
+    reader = model.answer_format
+    if request.thinking_token_budget is None or reader is None or reader.reasoning is None:
         return None
-    if request.continue_final_message and model.answer_format is not None:
-        opened = bool(answer_prefix(request, prompt, model.answer_format))
-    else:
-        opened = Thought.opened(prompt.text, marks.open, marks.close)
+    marks, opened = reader.reasoning, has_opened(request, prompt, reader)
     return [ThinkingBudget(request.thinking_token_budget, marks.open, marks.close, opened)]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from chatplan.errors import RequestError
-from chatplan.generic_tools import as_plain_messages, with_tool_prompt
+from chatplan.generic_tools import as_plain_messages, is_about_calls, with_tool_prompt
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.plan import Prompt
@@ -70,9 +70,11 @@ def render_prompt(request: ChatCompletionRequest, model: ModelInfo, template_arg
     args = dict(template_args)
     template = template_of(model, args.pop("chat_template", None), args.get("tools"))
     conversation = _conversation(request, template)
-    if "tools" not in template_variables(template):
-        conversation = _with_generic_tools(conversation, args.pop("tools", ()), template)
-    text = _render(request, model, conversation, {**args, "chat_template": template})
+    if "tools" in template_variables(template):
+        text = _render(request, model, conversation, {**args, "chat_template": template})
+    else:
+        tools = args.pop("tools", ())
+        conversation, text = _render_plain(request, model, conversation, tools, {**args, "chat_template": template})
     ids = model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens)
     if not ids:
         raise RequestError("the rendered conversation is empty", param="messages")
@@ -103,23 +105,32 @@ def _conversation(request: ChatCompletionRequest, template: str) -> list[dict[st
     return messages if template_mentions(template, "developer") else _developer_as_system(messages)
 
 
-def _with_generic_tools(
-    conversation: list[dict[str, Any]], tools: Sequence[Mapping[str, Any]], template: str
-) -> list[dict[str, Any]]:
-    """The conversation for a template that reads no tools: they become text, and so do calls that it cannot read."""
-    foreign = "tool" not in template and any(_is_about_calls(message) for message in conversation)
+def _render_plain(
+    request: ChatCompletionRequest,
+    model: ModelInfo,
+    conversation: list[dict[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    args: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], str]:
+    """For a template that reads no tools: they become text, and so do calls that it cannot read."""
+    template = str(args["chat_template"])
+    foreign = "tool" not in template and any(map(is_about_calls, conversation))
     if not tools and not foreign:
-        return conversation
+        return conversation, _render(request, model, conversation, args)
     plain = [{**message, "content": _text_of(message["content"])} for message in conversation]
     plain = as_plain_messages(plain) if foreign else plain
-    plain = with_tool_prompt(plain, tools) if tools else plain
-    if content_format(template) == "string":
-        return plain
-    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in plain]
+    wants_list = content_format(template) == "list"
+    versions = [_in_form(with_tool_prompt(plain, tools, role), wants_list) for role in ("system", "user")]
+    try:
+        return versions[0], _render(request, model, versions[0], args)
+    except RequestError:  # some templates refuse system messages
+        return versions[1], _render(request, model, versions[1], args)
 
 
-def _is_about_calls(message: Mapping[str, Any]) -> bool:
-    return message["role"] in ("tool", "function") or bool(message.get("tool_calls") or message.get("function_call"))
+def _in_form(messages: list[dict[str, Any]], wants_list: bool) -> list[dict[str, Any]]:
+    if not wants_list:
+        return messages
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
 def _message(at: int, message: dict[str, Any], wants_list: bool) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class XGrammar(GrammarBackend):
     """Compiles in a child process, since the library takes as long as it likes; masks are made in this one.
 
     Objects have no properties beside named ones. In structural tags, the JSON is standard JSON with at most one blank,
-    tab or line break between its tokens, and special tokens take part only as a format ``token``.
+    tab or line break between its tokens, and special tokens take no part.
     """
 
     name = "xgrammar"
@@ -72,7 +72,7 @@ class XGrammar(GrammarBackend):
 
     def compile(self, constraint: Constraint) -> Grammar:
         """See :class:`~chatplan.guided.GrammarBackend`."""
-        job = _JOBS[constraint.kind](constraint, self.model)
+        job = _JOBS[constraint.kind](constraint)
         with self._lock:
             tokenizer, halves = self._tokenizer, self._halves
         from xgrammar import CompiledGrammar
@@ -119,6 +119,8 @@ class _Matcher(Matcher):
         halves, others = self.grammar.halves
         if self.last in halves:
             mask &= others
+        if not mask.any():
+            raise ValueError("no token of the vocabulary matches the grammar here")
 
     def accept(self, token_id: int) -> None:
         model = self.grammar.model
@@ -134,7 +136,7 @@ class _Matcher(Matcher):
 # --- what the library gets --------------------------------------------------------------------------------------------
 
 
-def _schema(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+def _schema(constraint: Constraint) -> tuple[str, str]:
     if constraint.whitespace not in ("", "[ ]?"):
         raise CannotEnforce(
             f"xgrammar knows blanks of '' and '[ ]?' between JSON tokens, not {constraint.whitespace!r}"
@@ -143,11 +145,11 @@ def _schema(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
     return ("spaced" if constraint.whitespace else "compact"), schema
 
 
-def _regex(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+def _regex(constraint: Constraint) -> tuple[str, str]:
     return "regex", portable(constraint.text)
 
 
-def _choice(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+def _choice(constraint: Constraint) -> tuple[str, str]:
     return "grammar", "root ::= " + " | ".join(map(_literal, choices(constraint)))
 
 
@@ -156,7 +158,7 @@ def _literal(text: str) -> str:
     return '"' + "".join(plain) + '"'
 
 
-def _ebnf(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+def _ebnf(constraint: Constraint) -> tuple[str, str]:
     return "grammar", _is_ebnf(constraint.text, "")
 
 
@@ -166,7 +168,7 @@ def _is_ebnf(text: Any, place: str) -> str:
     return text
 
 
-def _structural_tag(constraint: Constraint, model: ModelInfo) -> tuple[str, str]:
+def _structural_tag(constraint: Constraint) -> tuple[str, str]:
     if constraint.whitespace != "[ ]?":
         raise CannotEnforce("a structural tag says itself where there may be whitespace")
     value = json_value(constraint)
@@ -176,23 +178,7 @@ def _structural_tag(constraint: Constraint, model: ModelInfo) -> tuple[str, str]
         form = _read(value.get("format"), "/format")
     else:
         form = _read(value, "")
-    tag = {"type": "structural_tag", "format": _with_ids(form, model)}
-    return "structural_tag", json.dumps(tag, ensure_ascii=False)
-
-
-def _with_ids(node: Any, model: ModelInfo) -> Any:
-    """Ids in place of the names of tokens: the library is not told the names of special ones."""
-    if isinstance(node, list):
-        return [_with_ids(part, model) for part in node]
-    if not isinstance(node, dict) or "json_schema" in node:
-        return node
-    if node.get("type") == "token":
-        token = node.get("token")
-        token_id = model.tokenizer.get_vocab().get(token) if isinstance(token, str) else token
-        if not isinstance(token_id, int) or token_id in model.eos_token_ids:
-            raise CannotEnforce(f"{token!r:.80} is no token, or ends the answer")
-        return {"type": "token", "token": token_id}
-    return {key: _with_ids(value, model) for key, value in node.items()}
+    return "structural_tag", json.dumps({"type": "structural_tag", "format": form}, ensure_ascii=False)
 
 
 _Reader = Callable[[Any, str], Any]
@@ -226,14 +212,22 @@ def _legacy(value: dict[str, Any]) -> dict[str, Any]:
             "max_whitespace_cnt": 1,
             "json_schema": _inner_schema(schema, f"{place}/schema"),
         }
-        tags.append({"type": "tag", "begin": part["begin"], "content": content, "end": part["end"]})
+        begin, end = _text(part["begin"], f"{place}/begin"), _text(part["end"], f"{place}/end")
+        tags.append({"type": "tag", "begin": begin, "content": content, "end": end})
     if not value.keys() <= {"type", "structures", "triggers"}:
         raise CannotEnforce("only 'structures' and 'triggers' are enforced here", wrong=True)
-    return {"type": "triggered_tags", "triggers": _list(value.get("triggers"), "/triggers"), "tags": tags}
+    return {"type": "triggered_tags", "triggers": _text(value.get("triggers"), "/triggers"), "tags": tags}
+
+
+def _text(value: Any, place: str) -> Any:
+    """A text or several; no token, since the library lets no special one through."""
+    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(text, str) for text in value)):
+        raise CannotEnforce("xgrammar takes texts here", place)
+    return value
 
 
 def _plain(value: Any, place: str) -> Any:
-    """A text, number, or list of texts; whether it is the right one, the library says."""
+    """A number or truth value; whether it is the right one, the library says."""
     return value
 
 
@@ -251,10 +245,6 @@ def _inners(value: Any, place: str) -> Any:
     return [_read(part, f"{place}/{at}") for at, part in enumerate(_list(value, place))]
 
 
-def _edge(value: Any, place: str) -> Any:
-    return _read(value, place) if isinstance(value, dict) else value
-
-
 def _inner_schema(value: Any, place: str) -> Any:
     return honoured(value, HONOURS, place)
 
@@ -267,25 +257,24 @@ def _pattern(value: Any, place: str) -> Any:
 
 
 _FORMATS: Mapping[str, Mapping[str, _Reader]] = {
-    "const_string": {"value": _plain},
+    "const_string": {"value": _text},
     "json_schema": {"json_schema": _inner_schema, "max_whitespace_cnt": _plain},
     "regex": {"pattern": _pattern},
     "grammar": {"grammar": _is_ebnf},
-    "any_text": {"excludes": _plain},
-    "token": {"token": _plain},
+    "any_text": {"excludes": _text},
     "sequence": {"elements": _inners},
     "or": {"elements": _inners},
     "optional": {"content": _inner},
     "plus": {"content": _inner},
     "star": {"content": _inner},
     "repeat": {"content": _inner, "min": _plain, "max": _plain},
-    "tag": {"begin": _edge, "content": _inner, "end": _edge},
-    "tags_with_separator": {"tags": _inners, "separator": _plain, "at_least_one": _plain, "stop_after_first": _plain},
+    "tag": {"begin": _text, "content": _inner, "end": _text},
+    "tags_with_separator": {"tags": _inners, "separator": _text, "at_least_one": _plain, "stop_after_first": _plain},
     "triggered_tags": {
-        "triggers": _plain, "tags": _inners, "at_least_one": _plain, "stop_after_first": _plain, "excludes": _plain,
+        "triggers": _text, "tags": _inners, "at_least_one": _plain, "stop_after_first": _plain, "excludes": _text,
     },
 }  # fmt: skip
-_JOBS: Mapping[str, Callable[[Constraint, ModelInfo], tuple[str, str]]] = {
+_JOBS: Mapping[str, Callable[[Constraint], tuple[str, str]]] = {
     "json": _schema, "regex": _regex, "choice": _choice, "grammar": _ebnf, "structural_tag": _structural_tag,
 }  # fmt: skip
 

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from chatplan.plan import Prompt
     from chatplan.request import ChatCompletionRequest
 
-__all__ = ["NEEDS_PARSER", "answer_prefix", "can_parse", "marker_tokens", "model_format", "offers_tools", "reading"]
+__all__ = [
+    "NEEDS_PARSER",
+    "answer_prefix",
+    "can_parse",
+    "has_opened",
+    "marker_tokens",
+    "model_format",
+    "offers_tools",
+    "reading",
+]
 
 NEEDS_PARSER = "needs the response parser of transformers 5.23 or newer"
 _GENERIC = "generic"
@@ -99,6 +108,16 @@ def answer_prefix(request: ChatCompletionRequest, prompt: Prompt, reader: Answer
     written = str(request.messages[-1].content or "")
     # Behind something else: a start anchor would skip marks that are all there is.
     return f"\n{marks.open}" if marks.open in written and marks.close not in last else ""
+
+
+def has_opened(request: ChatCompletionRequest, prompt: Prompt, reader: AnswerFormat) -> bool:
+    """Whether the answer begins inside of reasoning that the prompt has opened."""
+    if reader.reasoning is None:
+        return False
+    if request.continue_final_message:
+        return bool(answer_prefix(request, prompt, reader))
+    _, mark, rest = prompt.text.rpartition(reader.reasoning.open)
+    return bool(mark) and not rest.strip()
 
 
 def marker_tokens(reader: AnswerFormat, special: Mapping[int, str]) -> tuple[int, ...]:

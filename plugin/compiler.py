@@ -139,7 +139,7 @@ def grammar_mask(
     plugin, constraint = one_constraint(answers)
     if request.ignore_eos:
         raise RequestError(f"{constraint.param} says where the answer ends", param="ignore_eos")
-    constraint = with_reasoning(constraint, prompt, model)
+    constraint = with_reasoning(constraint, request, prompt, model)
     backend, grammar = plugins.enforcer(model).compile(constraint, request.guided_decoding_backend or "auto")
     return [(plugin, [GrammarMask(constraint, backend, after_reasoning(constraint, grammar, model))])]
 

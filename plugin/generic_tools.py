@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["as_plain_messages", "with_tool_prompt"]
+__all__ = ["as_plain_messages", "is_about_calls", "with_tool_prompt"]
 
 _PROMPT = """You can call these functions:
 
@@ -23,14 +23,32 @@ To call one, write its name and arguments as JSON inside <tool_call> tags:
 The results come back inside <tool_response> tags."""
 
 
-def with_tool_prompt(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """``messages`` with the description of ``tools`` at the end of the system message, or in one of its own."""
-    text = _PROMPT.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+def with_tool_prompt(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], role: str = "system"
+) -> list[dict[str, Any]]:
+    """``messages`` with the description of ``tools``.
+
+    It is the end of the system message, or one of its own; for ``role="user"``, the beginning of the first message of
+    the user. Without tools nothing is added.
+    """
     copies = [dict(message) for message in messages]
-    if not copies or copies[0]["role"] != "system":
-        return [{"role": "system", "content": text}, *copies]
+    if not tools:
+        return copies
+    text = _PROMPT.format(tools="\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
+    if role == "user":
+        first = next((message for message in copies if message["role"] == "user"), None)
+        if first is not None:
+            first["content"] = f"{text}\n\n{first['content']}"
+            return copies
+    if not copies or copies[0]["role"] != role:
+        return [{"role": role, "content": text}, *copies]
     copies[0]["content"] = f"{copies[0]['content']}\n\n{text}"
     return copies
+
+
+def is_about_calls(message: Mapping[str, Any]) -> bool:
+    """Whether a message calls tools or brings a result."""
+    return message["role"] in ("tool", "function") or bool(message.get("tool_calls") or message.get("function_call"))
 
 
 def as_plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

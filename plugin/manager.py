@@ -17,7 +17,7 @@ import pluggy
 from pydantic import Field, create_model
 
 from chatplan import hookspecs
-from chatplan.answering import model_format
+from chatplan.answering import can_parse, model_format
 from chatplan.errors import PluginConflictError, PluginError
 from chatplan.families import AnswerFormat, built_in_formats
 from chatplan.request import ChatCompletionRequest
@@ -226,14 +226,12 @@ class Plugins:
         formats = dict(built_in_formats())
         owners = dict.fromkeys(formats, "chatplan")
         for plugin, added in self.ask("answer_formats"):
+            if not isinstance(added, Mapping):
+                raise PluginError(f"plugin {plugin!r}: answer_formats returned {type(added).__name__}, not a mapping")
             for name, wanted in added.items():
                 if name in formats:
                     raise PluginConflictError(f"answer format {name!r}", (owners[name], plugin))
-                try:
-                    formats[name] = wanted if isinstance(wanted, AnswerFormat) else AnswerFormat.from_dict(name, wanted)
-                except ValueError as error:
-                    raise PluginError(f"plugin {plugin!r}: {error}") from error
-                owners[name] = plugin
+                formats[name], owners[name] = _as_format(plugin, name, wanted), plugin
         return formats
 
 
@@ -261,6 +259,19 @@ def _name_of(plugin: Any) -> str:
     if isinstance(name, str):
         return name
     return plugin.__name__.rpartition(".")[2] if inspect.ismodule(plugin) else type(plugin).__name__
+
+
+def _as_format(plugin: str, name: str, wanted: Any) -> AnswerFormat:
+    """A plugin's format, its patterns compiled once, so that a wrong one is no error of the first request."""
+    try:
+        made = wanted if isinstance(wanted, AnswerFormat) else AnswerFormat.from_dict(name, wanted)
+        if can_parse():
+            from transformers.utils.chat_parsing.response_templates import load_response_template
+
+            load_response_template(dict(made.response_template))
+    except ValueError as error:
+        raise PluginError(f"plugin {plugin!r}: {error}") from error
+    return made
 
 
 def _as_field(plugin: str, name: str, wanted: Any) -> tuple[Any, Any]:

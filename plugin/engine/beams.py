@@ -13,7 +13,7 @@ from chatplan.engine.criteria import plugin_criteria
 from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import score_tokens
 from chatplan.errors import RequestError
-from chatplan.guided.mask import matches
+from chatplan.guided.mask import GrammarMask, matches
 from chatplan.plan import Stage, StopTokens
 from chatplan.row import Row
 
@@ -42,9 +42,12 @@ def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: Gen
         stopping_criteria=StoppingCriteriaList([Cancelled(rows)]),
         **generate_arguments(model),
     )
-    for row, beam in zip(rows, beams[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
+    answers = beams[:, inputs["input_ids"].shape[1] :].tolist()
+    guided = any(isinstance(item, GrammarMask) for _, item in plan.processors)
+    for at, (row, beam) in enumerate(zip(rows, answers, strict=True)):
         with failing([row]):
-            if not matches(row, beam):
+            # All beams begin alike, so where a grammar leaves too few ways, one is found again and again.
+            if not matches(row, beam) or (guided and beam in answers[:at]):
                 raise RequestError(f"fewer than {len(rows)} answers match the constraint", param="n")
             deliver(model, row, beam, device)
 

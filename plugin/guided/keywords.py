@@ -124,14 +124,14 @@ class _Walk:
 
     def schema(self, node: Any, place: str) -> Schema:
         if node is True or node == {}:
-            return self._any_of([{"type": name} for name in _TYPES if name != "integer"], place)
+            return self._any_of([self._of_type(name, {}, place) for name in _TYPES if name != "integer"], place)
         if not isinstance(node, dict):
             raise self.refused(place, "no value matches false" if node is False else "it is neither an object nor true")
         skipped = _ANNOTATIONS | {"$schema", "$id"} if place == self.start else _ANNOTATIONS
         rest = {key: value for key, value in node.items() if key not in skipped and not key.startswith("x-")}
         for key, read in _FORMS.items():
             if key in rest:
-                return self._check(read(self, rest, key, place), place)
+                return read(self, rest, key, place)
         if rest:
             key = next(iter(rest))
             raise self.refused(f"{place}/{_escaped(key)}", f'{key!r} stands without "type"')
@@ -215,7 +215,7 @@ class _Walk:
         found = [v for v in values if any(_is_of(v, name) for name in names)] if isinstance(values, list) else []
         if not found or not all(map(_is_exact, found)):
             raise self.refused(f"{place}/{key}", "it needs a list of values, with no whole number beyond 2**53")
-        return {"enum": found}
+        return self._check({"enum": found}, f"{place}/{key}")
 
     def _type_names(self, names: Any, place: str) -> Sequence[str]:
         found = names if isinstance(names, list) else [names]

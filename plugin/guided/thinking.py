@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from chatplan.answering import has_opened
 from chatplan.guided.backend import Grammar, Matcher
 from chatplan.guided.constraint import Constraint
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from chatplan.model import ModelInfo
     from chatplan.plan import Prompt
+    from chatplan.request import ChatCompletionRequest
 
 __all__ = ["Thought", "after_reasoning", "with_reasoning"]
 
@@ -66,12 +68,6 @@ class Thought:
         """Whether the opening mark has begun and is not whole."""
         return self.state == "before" and self._opened > 0
 
-    @staticmethod
-    def opened(prompt: str, opens: str, closes: str) -> bool:
-        """Whether the prompt ends inside of reasoning that it has opened."""
-        rest = prompt.rpartition(opens)[2] if opens in prompt else closes
-        return closes not in rest and not rest.strip()
-
     def accept(self, token_id: int) -> str | None:
         """Go on by one token. The text behind the closing mark, if this token brought it."""
         if self.state == "before":
@@ -111,12 +107,16 @@ class Thought:
         return copied
 
 
-def with_reasoning(constraint: Constraint, prompt: Prompt, model: ModelInfo) -> Constraint:
-    """``constraint`` for a model that may think first, unless the prompt has closed the reasoning already."""
+def with_reasoning(
+    constraint: Constraint, request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo
+) -> Constraint:
+    """``constraint`` for a model that may think first, unless the prompt has done with reasoning already."""
     marks = None if model.answer_format is None else model.answer_format.reasoning
-    if marks is None or prompt.text.rstrip().endswith(marks.close):
+    if model.answer_format is None or marks is None:
         return constraint
-    opened = Thought.opened(prompt.text, marks.open, marks.close)
+    opened = has_opened(request, prompt, model.answer_format)
+    if not opened and (request.continue_final_message or prompt.text.rstrip().endswith(marks.close)):
+        return constraint
     return replace(constraint, before=marks.open, after=marks.close, thinking=opened)
 
 

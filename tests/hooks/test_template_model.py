@@ -146,6 +146,14 @@ def test_arguments_of_tool_calls_are_objects(pipe: ChatPipeline) -> None:
     assert prompt(pipe, messages, chat_template=reads) == "[userHi][assistant][toolc19]"
 
 
+def test_templates_that_refuse_system_messages_get_tools_from_the_user(pipe: ChatPipeline) -> None:
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PRINTS
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    text = pipe.plan(ASK, tools=tools, chat_template=refuses).prompt.text
+    assert text.startswith("[user|You can call these functions:")
+    assert text.endswith("\n\nHi]")
+
+
 def test_calls_and_results_are_text_for_templates_that_read_none(pipe: ChatPipeline) -> None:
     messages = [
         *ASK,

@@ -64,7 +64,7 @@ def refused(backend: GrammarBackend, constraint: Constraint) -> CannotEnforce:
 
 # --- each kind --------------------------------------------------------------------------------------------------------
 
-HUGE = "(?:[a-z]{1,3000}x?){1,3000}"
+HUGE = "((a{1,300}b?){1,300}c?){1,300}"
 CHOICES = ["yes", "yes please", "é☕", "\0", "\0a", 'a"\\\n', " b", ""]
 WRITTEN: list[Any] = [
     PERSON,
@@ -82,10 +82,13 @@ def test_schema(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> 
     grammar = backend.compile(Constraint.of("json", PERSON))
     for good in ('{"name":"a","age":-1}', '{"name": "a", "age": 10, "tags": ["a b", "c"]}'):
         assert accepts(model, grammar, good)
-    for bad in ('{"name":"a"}', '{"name":1,"age":1}', '{"name":"a","age":01}', '{"name":"a","age":1,}', '{"name":"a","age":1',
-                '{"name":"a\nb","age":1}', '{"name":"a","age":1.5}', '{"name":"a","age":1,"x":1}', '{"name":"a","age":1} x',
-                '{"name":"a","age":1,"tags":["b"]}', '{"name":"a",  "age":1}', '{"name":"a",\n"age":1}', ""):  # fmt: skip
-        assert not accepts(model, grammar, bad)
+    bad = [
+        '{"name":"a"}', '{"name":1,"age":1}', '{"name":"a","age":01}', '{"name":"a","age":1,}', '{"name":"a","age":1',
+        '{"name":"a\nb","age":1}', '{"name":"a","age":1.5}', '{"name":"a","age":1,"x":1}', '{"name":"a","age":1} x',
+        '{"name":"a","age":1,"tags":["b"]}', '{"name":"a",  "age":1}', '{"name":"a",\n"age":1}', "",
+    ]  # fmt: skip
+    for text in bad:
+        assert not accepts(model, grammar, text)
 
 
 def test_no_blanks_at_all(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> None:
@@ -153,6 +156,7 @@ def test_grammar(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) ->
 
 
 FUNCTION = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+CALL = {"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": FUNCTION}, "end": "</f>"}
 
 
 @pytest.mark.parametrize(
@@ -161,10 +165,9 @@ FUNCTION = {"type": "object", "properties": {"x": {"type": "integer"}}, "require
         {"structures": [{"begin": "<f>", "schema": FUNCTION, "end": "</f>"}], "triggers": ["<f"]},
         {"type": "structural_tag", "structures": [{"begin": "<f>", "schema": json.dumps(FUNCTION), "end": "</f>"}],
          "triggers": ["<f"]},
-        {"type": "structural_tag", "format": {"type": "triggered_tags", "triggers": ["<f"], "tags": [
-            {"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": FUNCTION}, "end": "</f>"}]}},
-        {"type": "sequence", "elements": [{"type": "any_text", "excludes": ["<"]}, {"type": "star", "content":
-            {"type": "tag", "begin": "<f>", "content": {"type": "json_schema", "json_schema": FUNCTION}, "end": "</f>"}}]},
+        {"type": "structural_tag", "format": {"type": "triggered_tags", "triggers": ["<f"], "tags": [CALL]}},
+        {"type": "sequence", "elements": [
+            {"type": "any_text", "excludes": ["<"]}, {"type": "star", "content": CALL}]},
     ],
 )  # fmt: skip
 def test_structural_tag(model: ModelInfo, backend: GrammarBackend, accepts: Accepts, tag: Any) -> None:
@@ -173,17 +176,6 @@ def test_structural_tag(model: ModelInfo, backend: GrammarBackend, accepts: Acce
     assert accepts(model, grammar, '<f>{"x": 1}</f><f>{"x":2}</f>')
     assert not accepts(model, grammar, "<f>{}</f>")
     assert not accepts(model, grammar, '<f>{"x":1}')
-
-
-def test_structural_tag_with_a_special_token(model: ModelInfo, backend: GrammarBackend) -> None:
-    tag = {
-        "type": "tag",
-        "begin": {"type": "token", "token": "<|im_start|>"},
-        "content": {"type": "regex", "pattern": "a"},
-    }
-    matcher = backend.compile(Constraint.of("structural_tag", {**tag, "end": "b"})).start()
-    matcher.accept(model.tokenizer.convert_tokens_to_ids("<|im_start|>"))
-    matcher.accept(*ids(model, "a"))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +194,8 @@ def test_structural_tag_with_a_special_token(model: ModelInfo, backend: GrammarB
         ({"type": "json_schema", "json_schema": {}, "style": "qwen_xml"}, "/style"),
         ({"type": "json_schema", "json_schema": {}, "any_order": True}, "/any_order"),
         ({"type": "any_tokens"}, ""),
-        ({"type": "token", "token": "no token"}, ""),
+        ({"type": "token", "token": "<|im_start|>"}, ""),
+        ({"type": "tag", "begin": {"type": "token", "token": 3}, "content": {"type": "any_text"}, "end": ""}, "/begin"),
         ({"type": "tag", "begin": "a"}, ""),
         ({"structures": 3}, "/structures"),
         ({"structures": [{}]}, "/structures/0"),

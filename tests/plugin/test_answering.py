@@ -250,12 +250,18 @@ def test_two_formats_of_one_name(plugins: list[Any], message: str) -> None:
         Plugins(plugins, installed=False)
 
 
-MALFORMED: list[tuple[Any, str]] = [
+MALFORMED: list[Any] = [
     ({"own": {}}, "'offers': own: 'response_template' is missing"),
     ({"own": {**OWN, "detects": []}}, "'offers': own: 'detects'"),
     ({"own": {**OWN, "calls": {"begin": "<<", "end": "", "separator": ""}}}, "own.calls.begin"),
     ({"own": {**OWN, "response_template": {"fields": {"thoughts": {}}}}}, "'thoughts'"),
     ({"own": 3}, "'offers': own: must be an object"),
+    ([], "answer_formats returned list, not a mapping"),
+    pytest.param(
+        {"own": {"response_template": {"fields": {"tool_calls": {"open_pattern": "("}}}}},
+        "invalid open_pattern regex",
+        marks=pytest.mark.dev_only,
+    ),
 ]
 
 

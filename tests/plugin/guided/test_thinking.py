@@ -12,15 +12,19 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from chatplan import ModelInfo, Prompt
+from chatplan.answering import has_opened
 from chatplan.families import AnswerFormat, Reasoning
 from chatplan.guided.backend import Grammar, Matcher
 from chatplan.guided.constraint import Constraint
 from chatplan.guided.thinking import Thought, after_reasoning, with_reasoning
 from chatplan.hooks.guidance import GuidanceBackend
+from chatplan.request import parse_request
 from chatplan.standin import stand_in
 
 PLAIN = stand_in()
 ANSWER = Constraint("regex", "yes|no")
+REQUEST = parse_request({"messages": [{"role": "user", "content": "Hi"}]})
+CONTINUED: dict[str, Any] = {"add_generation_prompt": False, "continue_final_message": True}
 
 
 @lru_cache
@@ -85,7 +89,9 @@ def read(matcher: Matcher, text: str, model: ModelInfo) -> Matcher:
     ],
 )
 def test_whether_the_prompt_opens_the_reasoning(prompt: str, opened: bool) -> None:
-    assert Thought.opened(prompt, "<think>", "</think>") is opened
+    reader = about(Reasoning("<think>", "</think>")).answer_format
+    assert reader is not None
+    assert has_opened(REQUEST, Prompt((), prompt), reader) is opened
 
 
 def states(thought: Thought, tokens: list[int]) -> list[str]:
@@ -149,13 +155,20 @@ def about(marks: Reasoning | None) -> ModelInfo:
     ],
 )
 def test_a_constraint_waits_for_the_end_of_reasoning(prompt: str, expected: tuple[str, str, bool]) -> None:
-    found = with_reasoning(ANSWER, Prompt((), prompt), about(Reasoning("<think>", "</think>")))
+    found = with_reasoning(ANSWER, REQUEST, Prompt((), prompt), about(Reasoning("<think>", "</think>")))
     assert (found.before, found.after, found.thinking) == expected
+
+
+@pytest.mark.parametrize(("text", "thinking"), [("<think>so far", True), ("<think>done</think>y", False), ("y", False)])
+def test_a_message_that_is_continued_says_itself_whether_it_thinks(text: str, thinking: bool) -> None:
+    request = parse_request({"messages": [{"role": "assistant", "content": text}], **CONTINUED})
+    found = with_reasoning(ANSWER, request, Prompt((), f"Hi\n{text}"), about(Reasoning("<think>", "</think>")))
+    assert (found.thinking, bool(found.after)) == (thinking, thinking)
 
 
 @pytest.mark.parametrize("model", [PLAIN, about(None)])
 def test_models_that_do_not_think(model: ModelInfo) -> None:
-    assert with_reasoning(ANSWER, Prompt((), "Hi"), model) == ANSWER
+    assert with_reasoning(ANSWER, REQUEST, Prompt((), "Hi"), model) == ANSWER
 
 
 def test_without_reasoning_the_grammar_is_itself() -> None:
