@@ -124,6 +124,11 @@ def _cells(row: FieldEffect) -> list[str]:
     from chatplan.plan import describe
 
     value = "" if row.field is None else json.dumps(describe(row.value), ensure_ascii=False)
-    short = value if len(value) <= 60 else value[:57] + "..."
-    cells = [row.field or "(default)", short, ", ".join(row.plugins), "\n".join(row.became), ", ".join(row.engines)]
+    became = "\n".join(_short(text, 240) for text in row.became)
+    cells = [row.field or "(default)", _short(value, 60), ", ".join(row.plugins), became, ", ".join(row.engines)]
     return [escape(cell) for cell in cells]
+
+
+def _short(text: str, length: int) -> str:
+    """A schema may be of any length; ``--json`` has all of it."""
+    return text if len(text) <= length else text[: length - 3] + "..."

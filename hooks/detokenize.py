@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tokenizers.decoders import DecodeStream
 
-from chatplan.answering import marker_tokens, reading
+from chatplan.answering import can_parse, marker_tokens, reading
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.output import OutputStage, StageState, Step
@@ -135,7 +135,7 @@ def request_fields() -> Collection[str]:
 
 @hookimpl
 def output_stages(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo) -> Iterable[OutputStage] | None:
-    reader = reading(request, model)
+    reader = reading(request, model) if can_parse() else None
     return [
         Detokenize(
             request.skip_special_tokens,

@@ -14,7 +14,7 @@ _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     "{# stands for templates that read these: #}{% set _ = [documents, tools, reasoning_effort] %}"
-    "{# and for models that write calls like this: <tool_call> {'name': …, 'arguments': …} </tool_call> #}"
+    '{# and for models that write calls like this: <tool_call> {"name": …, "arguments": …} </tool_call> #}'
 )
 
 
