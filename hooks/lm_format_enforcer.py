@@ -116,9 +116,12 @@ class LMFormatEnforcer(GrammarBackend):
 
     def _is_writable(self, text: str, in_json: bool = True) -> bool:
         with self._lock:
-            return {*text} <= {
-                token for token in self._texts.values() if len(token) == 1 and not (in_json and token < " ")
-            }
+            characters = self._characters
+        return {*text} <= characters and not (in_json and any(character < " " for character in text))
+
+    @cached_property
+    def _characters(self) -> frozenset[str]:
+        return frozenset(text for text in self._texts.values() if len(text) == 1)
 
     @cached_property
     def _texts(self) -> dict[int, str]:
@@ -209,7 +212,7 @@ class _Matcher(Matcher):
                 self.enforcer.get_allowed_tokens(list(prefix))
             except Exception as error:
                 raise ValueError(f"lm-format-enforcer failed: {error}") from error
-            state = self.enforcer.prefix_states[prefix]
+            state: Any = self.enforcer.prefix_states[prefix]
             found = state.allowed_tokens
             ends = any(map(found.is_token_allowed, self.grammar.ends))
             stopped = type(state.parser).__name__ == "ForceStopParser"

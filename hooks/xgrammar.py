@@ -319,4 +319,7 @@ def _spaced(schema: str) -> str:
 
     printed = str(Printed.from_json_schema(schema, any_whitespace=True, max_whitespace_cnt=1))
     exact = _ESCAPE.sub(lambda found: f"\\u00{found[1]}" if found[1] else found[0], printed)
-    return _WHITESPACE_RULE.sub(r"\1\2", exact)
+    spaced = _WHITESPACE_RULE.sub(r"\1\2", exact)
+    if r"[ \n\r\t]" in spaced:
+        raise CannotEnforce("xgrammar writes its rules for whitespace in another way than expected")
+    return spaced

@@ -47,7 +47,7 @@ def table(page: Path, first: str) -> dict[str, list[str]]:
     """The rows of the table whose first heading is ``first``, by their first cell."""
     _, _, rest = page.read_text("utf-8").partition(f"\n| {first} |")
     lines = rest.partition("\n\n")[0].splitlines()[2:]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    rows = [[cell.strip().replace("\\|", "|") for cell in line.strip("|").split(" | ")] for line in lines]
     return {row[0].strip("` "): row[1:] for row in rows}
 
 

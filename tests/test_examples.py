@@ -17,13 +17,18 @@ EXPECTED = {
     "async_chat.py": "cancelled the essay",
     "batch.py": "each answer is what it is alone: True",
     "beam_search.py": "refused: top_p",
+    "classify.py": "negative  0.70  It broke after two days.",
     "custom_plugin.py": "lipogram made it processor AvoidLetters(letters='e')",
     "demo.py": "Seed 7 gave exactly this answer twice",
     "explain.py": "without the plugin `filters`: top_k",
+    "extract.py": "John is 33 and works as: engineer",
     "first_chat.py": "refused: max_token",
     "multi_device.py": "The capital of France is Paris.",
+    "sql_grammar.py": "WHERE author = 'Jane Austen'",
     "streaming.py": "fold to the answer without streaming: True",
+    "weather_tools.py": "weather(city='Bern', unit='celsius') -> {'sky': 'sunny', 'degrees': 21}",
 }
+NEWEST = {"weather_tools.py"}  # which need more than the oldest transformers
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -37,7 +42,9 @@ def run(checkpoint: str, *arguments: str | Path) -> str:
 
 @pytest.mark.model
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.dev_only if name in NEWEST else ()) for name in sorted(EXPECTED)]
+)
 def test_example_runs(model_path: str, name: str) -> None:
     assert EXPECTED[name] in run(model_path, Path("examples", name))
 

@@ -35,9 +35,9 @@ _CLASSES = {
     "D": (_DIGITS, True),
     "w": (_WORDS, False),
     "W": (_WORDS, True),
-    # U+FEFF is a blank in one standard and none in another: neither way is it matched.
+    # What is a blank in one standard and none in another is matched neither way.
     "s": (_BLANKS, False),
-    "S": ((*_BLANKS, (0xFEFF, 0xFEFF)), True),
+    "S": ((*_BLANKS, (0x1C, 0x1F), (0x85, 0x85), (0xFEFF, 0xFEFF)), True),
 }
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "0": "\0"}
 _CODES = {0: r"\x00", 0x09: r"\t", 0x0A: r"\n", 0x0D: r"\r"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def _accepts(model: ModelInfo, grammar: Grammar, text: str) -> bool:
 
 def _writes(model: ModelInfo, grammar: Grammar, seed: int) -> str:
     draw, matcher, ids = random.Random(seed), grammar.start(), list[int]()
-    closing = set(_ids(model, '"]},'))
+    closing = {model.tokenizer.convert_tokens_to_ids(character) for character in '"]},'}
     while len(ids) < 500:
         found = _allowed(model, matcher)
         ends, body = found & set(model.eos_token_ids), sorted(found - set(model.eos_token_ids))
@@ -76,7 +76,3 @@ def _writes(model: ModelInfo, grammar: Grammar, seed: int) -> str:
         matcher.accept(ids[-1])
         matcher = matcher.copy() if draw.random() < 0.1 else matcher
     return b"".join(bytes(model.tokens.bytes(token_id)) for token_id in ids).decode()
-
-
-def _ids(model: ModelInfo, characters: str) -> Iterable[int]:
-    return model.tokenizer.convert_tokens_to_ids(list(characters))

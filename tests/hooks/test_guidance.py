@@ -195,7 +195,7 @@ def test_logits_wider_than_the_tokenizer() -> None:
 
 def test_logits_narrower_than_the_tokenizer() -> None:
     tokenizer: Any = PreTrainedTokenizerFast(
-        tokenizer_object=MODEL.tokenizer.backend_tokenizer,  # type: ignore[attr-defined]
+        tokenizer_object=MODEL.tokenizer.backend_tokenizer,
         eos_token="<|im_end|>",
     )
     tokenizer.add_tokens([AddedToken("<more>"), AddedToken("<special>", special=True)])
@@ -207,7 +207,7 @@ def test_logits_narrower_than_the_tokenizer() -> None:
 
 @pytest.mark.parametrize("ends", [None, [900]])
 def test_a_model_without_an_end_cannot_be_constrained(ends: Any) -> None:
-    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=MODEL.tokenizer.backend_tokenizer)  # type: ignore[attr-defined]
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=MODEL.tokenizer.backend_tokenizer)
     config: Any = SimpleNamespace(eos_token_id=ends, get_text_config=lambda: SimpleNamespace(vocab_size=300))
     with pytest.raises(CannotEnforce, match="no end-of-sequence token") as caught:
         made("choice", ["a"], ModelInfo("endless", tokenizer, config))

@@ -293,7 +293,7 @@ def many() -> list[tuple[dict[str, Any], Any]]:
 
 
 def test_rows_of_one_batch_keep_to_their_own_constraints(pipe: ChatPipeline) -> None:
-    """Eight constraints, four answers each, at temperature 1: what ends by itself matches, what is cut off can go on."""
+    """Eight constraints, four answers each: what ends by itself matches, and what is cut off can go on."""
     wishes = [wish for wish in many() for _ in range(4)]
     requests = [{"messages": ASK, "seed": at, "temperature": 1, **fields} for at, (fields, _) in enumerate(wishes)]
     answers = pipe(requests, max_tokens=26, return_token_ids=True)

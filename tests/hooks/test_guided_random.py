@@ -79,7 +79,7 @@ def pattern(random: Random, depth: int = 2) -> str:
 def grammar(random: Random) -> Case:
     """Lists of words in brackets, nested, with a separator and words that change from case to case."""
     words = sorted({"".join(random.choices("abcé", k=random.randint(1, 3))) for _ in range(3)})
-    separator, (opens, closes) = random.choice([",", ";", " - "]), random.choice(["()", "[]", "<>"])
+    separator, (opens, closes) = random.choice([",", ";", " - "]), random.choice([("(", ")"), ("[", "]"), ("<", ">")])
     text = (
         f'start: list\nlist: "{opens}" item ("{separator}" item)* "{closes}"\n'
         f"item: list | {' | '.join(map(json.dumps, words))}"

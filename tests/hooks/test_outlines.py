@@ -124,6 +124,7 @@ def test_choice(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> 
 @pytest.mark.parametrize(
     ("schema", "good", "bad"),
     [
+        ({"type": "string", "pattern": "^(é|😀)a[ \\n\\r\\t]?$"}, ['"éa"', '"😀a "'], ['"ea"', '"éa\\n"']),
         ({"type": "string", "pattern": "a+"}, ['"a"', '"xay"'], ['"x"', '"a"a"']),
         ({"type": "string", "format": "date"}, ['"2024-02-29"'], ['"2023-02-29"', '""']),
         ({"type": "string", "minLength": 2}, ['"ab"', '"é☕"', '"\\n\\""'], ['"a"', '"a\t"', '"\\n"']),
@@ -132,7 +133,7 @@ def test_choice(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> 
             ["[null, 1]"],
             ["[null]", "[1]"],
         ),
-        ({"enum": ["éa", 'q"\\', {"a": [1, "b"]}]}, ['"éa"', '"q\\"\\\\"'], ['"é"', "1"]),
+        ({"enum": ["éa", "😀a", 'q"\\', {"a": [1, "b"]}]}, ['"éa"', '"😀a"', '"q\\"\\\\"'], ['"é"', "1"]),
         ({"properties": {'q"': {"type": "null"}}}, ['{"q\\"": null}', "{}"], ['{"q"": null}']),
     ],
 )

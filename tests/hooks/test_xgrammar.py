@@ -126,6 +126,7 @@ def test_choice(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> 
     ("schema", "good", "bad"),
     [
         ({"type": "integer", "minimum": 3, "maximum": 12}, ["3", "12"], ["2", "13", "3.5", "1e1"]),
+        ({"type": "string", "pattern": "^(é|😀)a[ \\n\\r\\t]?$"}, ['"éa"', '"😀a "'], ['"ea"', '"éa\\n"']),
         ({"type": "string", "pattern": "a+"}, ['"a"', '"xay"'], ['"x"', '"a"a"']),
         ({"type": "string", "format": "date"}, ['"2024-02-29"'], ['"2023-02-29"', '""']),
         ({"type": "string", "minLength": 2}, ['"ab"', '"é☕"'], ['"a"', '"a\t"']),
@@ -134,7 +135,7 @@ def test_choice(model: ModelInfo, backend: GrammarBackend, accepts: Accepts) -> 
             ["[null, 1]"],
             ["[null]", "[1]"],
         ),
-        ({"enum": ["éa", 'q"\\', {"a": [1, "b"]}]}, ['"éa"', '"q\\"\\\\"'], ['"é"', "1"]),
+        ({"enum": ["éa", "😀a", 'q"\\', {"a": [1, "b"]}]}, ['"éa"', '"😀a"', '"q\\"\\\\"'], ['"é"', "1"]),
         (True, ["1", '{"a": [null]}'], ["", "{"]),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from chatplan.errors import RequestError
 from chatplan.guided.closing import can_close, closed_schema
 
-A = {"properties": {"a": {}}}
-B = {"properties": {"b": {}}}
+A: dict[str, Any] = {"properties": {"a": {}}}
+B: dict[str, Any] = {"properties": {"b": {}}}
 SHUT = {"additionalProperties": False}
 CA, CB = {**A, **SHUT}, {**B, **SHUT}
 

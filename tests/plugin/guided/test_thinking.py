@@ -95,7 +95,7 @@ def test_whether_the_prompt_opens_the_reasoning(prompt: str, opened: bool) -> No
 
 
 def states(thought: Thought, tokens: list[int]) -> list[str]:
-    found = []
+    found: list[str] = []
     for each in tokens:
         thought.accept(each)
         found.append(thought.state)
