@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.json_schema import prepare
 from chatplan.guided.lark import lark_grammar, structural_tag_to_lark
-from chatplan.guided.places import place_of
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
+from chatplan.schemas.places import place_of
+from chatplan.schemas.prepare import prepare
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,6 @@ from typing import Any
 from chatplan.answering import NEEDS_PARSER, can_parse, offers_tools, reading
 from chatplan.errors import RequestError
 from chatplan.families import CallSyntax
-from chatplan.guided.closing import can_close, closed_schema
 from chatplan.guided.constraint import Constraint
 from chatplan.guided.wishes import wished
 from chatplan.hookspecs import hookimpl
@@ -16,6 +15,7 @@ from chatplan.model import ModelInfo
 from chatplan.plan import Prompt
 from chatplan.request import ChatCompletionRequest
 from chatplan.request_types import FunctionDefinition
+from chatplan.schemas.closing import can_close, closed_schema
 from chatplan.templates import template_of, template_variables
 
 _ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object"}

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from chatplan.guided.closing import can_close, closed_schema
+from chatplan.schemas.closing import can_close, closed_schema
 
 __all__ = [
     "FunctionDefinition",

@@ -15,8 +15,8 @@ import pytest
 import chatplan
 from chatplan import ChatCompletionRequest, ChatPipeline
 from chatplan.families import built_in_formats
-from chatplan.guided.json_formats import ENFORCED, PATTERNS
 from chatplan.guided.lark import _TYPES
+from chatplan.schemas.formats import ENFORCED, PATTERNS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

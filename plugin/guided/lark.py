@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_schema import prepare
+from chatplan.schemas.prepare import prepare
 
 if TYPE_CHECKING:
     from chatplan.model import ModelInfo

@@ -6,9 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from chatplan.errors import RequestError
-from chatplan.guided.closing import closed_schema
 from chatplan.guided.constraint import Constraint, Kind
 from chatplan.request_rules import shown
+from chatplan.schemas.closing import closed_schema
 
 if TYPE_CHECKING:
     from chatplan.request import ChatCompletionRequest

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_numbers import check_bounds, check_multiples
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import atoms, found
+from chatplan.schemas.numbers import check_bounds, check_multiples
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.values import atoms, found
 
 __all__ = ["check_together"]
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatplan.guided.json_reader import Document, Node
+    from chatplan.schemas.reader import Document, Node
 
 __all__ = ["ATOMS", "atoms", "distinct", "found", "kind", "matches", "number", "same", "type_names"]
 

@@ -8,10 +8,10 @@ from math import comb
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_logic import Around, any_of
-from chatplan.guided.json_patterns import either, length_pattern, one_of
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import atoms
+from chatplan.schemas.logic import Around, any_of
+from chatplan.schemas.patterns import either, length_pattern, one_of
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.values import atoms
 
 __all__ = ["COUNTED", "counted", "named"]
 

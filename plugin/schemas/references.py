@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_forms import dialect_of, pointer
+from chatplan.schemas.forms import dialect_of, pointer
 
 __all__ = ["References", "subschemas"]
 

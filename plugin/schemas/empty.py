@@ -8,9 +8,9 @@ from itertools import product
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_opposite import opposite
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import ATOMS, atoms, kind, matches
+from chatplan.schemas.opposite import opposite
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.values import ATOMS, atoms, kind, matches
 
 __all__ = ["Emptiness", "item_rule", "property_rules"]
 

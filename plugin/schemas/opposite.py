@@ -7,13 +7,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_forms import pointer
-from chatplan.guided.json_logic import all_of, any_of, other_values
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import ATOMS, atoms, found, kind, type_names
+from chatplan.schemas.forms import pointer
+from chatplan.schemas.logic import all_of, any_of, other_values
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.values import ATOMS, atoms, found, kind, type_names
 
 if TYPE_CHECKING:
-    from chatplan.guided.json_given import Given
+    from chatplan.schemas.given import Given
 
 __all__ = ["opposite"]
 

@@ -8,16 +8,16 @@ from math import prod
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_arrays import contains, unique
-from chatplan.guided.json_empty import Emptiness
-from chatplan.guided.json_forms import pointer
-from chatplan.guided.json_given import Given
-from chatplan.guided.json_logic import Around, all_of, any_of
-from chatplan.guided.json_objects import counted, named
-from chatplan.guided.json_opposite import opposite
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_unevaluated import unevaluated
-from chatplan.guided.json_values import distinct
+from chatplan.schemas.arrays import contains, unique
+from chatplan.schemas.empty import Emptiness
+from chatplan.schemas.forms import pointer
+from chatplan.schemas.given import Given
+from chatplan.schemas.logic import Around, all_of, any_of
+from chatplan.schemas.objects import counted, named
+from chatplan.schemas.opposite import opposite
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.unevaluated import unevaluated
+from chatplan.schemas.values import distinct
 
 __all__ = ["Parts", "is_condition"]
 

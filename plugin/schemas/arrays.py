@@ -7,10 +7,10 @@ from itertools import combinations, permutations
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_empty import Emptiness
-from chatplan.guided.json_logic import Around, any_of
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import atoms, same, type_names
+from chatplan.schemas.empty import Emptiness
+from chatplan.schemas.logic import Around, any_of
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.values import atoms, same, type_names
 
 __all__ = ["contains", "unique"]
 

@@ -7,9 +7,9 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_empty import Emptiness
-from chatplan.guided.json_logic import all_of, any_of
-from chatplan.guided.json_reader import Document, Node
+from chatplan.schemas.empty import Emptiness
+from chatplan.schemas.logic import all_of, any_of
+from chatplan.schemas.reader import Document, Node
 
 __all__ = ["unevaluated"]
 

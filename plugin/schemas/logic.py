@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from chatplan.guided.json_patterns import other_than
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import ATOMS, atoms, kind, type_names
+from chatplan.schemas.patterns import other_than
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.values import ATOMS, atoms, kind, type_names
 
 __all__ = ["Around", "all_of", "any_of", "in_place", "in_place_names", "other_values", "possible_types"]
 

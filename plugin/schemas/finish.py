@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from chatplan.guided.json_reader import Node
-from chatplan.guided.json_values import ATOMS, atoms
+from chatplan.schemas.reader import Node
+from chatplan.schemas.values import ATOMS, atoms
 
 __all__ = ["finished"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_formats import DEFINED, ENFORCED, PATTERNS
-from chatplan.guided.json_forms import SINCE, check_document, check_form, pointer
-from chatplan.guided.json_patterns import translated
-from chatplan.guided.json_references import References
+from chatplan.schemas.formats import DEFINED, ENFORCED, PATTERNS
+from chatplan.schemas.forms import SINCE, check_document, check_form, pointer
+from chatplan.schemas.patterns import translated
+from chatplan.schemas.references import References
 
 __all__ = ["Document", "Node", "read"]
 

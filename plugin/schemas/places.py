@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from chatplan.guided.json_forms import pointer
-from chatplan.guided.json_references import subschemas
+from chatplan.schemas.forms import pointer
+from chatplan.schemas.references import subschemas
 
 __all__ = ["place_of"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chatplan.guided.json_empty import Emptiness, item_rule, property_rules
-from chatplan.guided.json_reader import Node
-from chatplan.guided.json_values import same
+from chatplan.schemas.empty import Emptiness, item_rule, property_rules
+from chatplan.schemas.reader import Node
+from chatplan.schemas.values import same
 
 __all__ = ["Given"]
 

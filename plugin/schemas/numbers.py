@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_values import number
+from chatplan.schemas.values import number
 
 __all__ = [
     "BOUNDS",

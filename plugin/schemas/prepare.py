@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_finish import finished
-from chatplan.guided.json_lower import Lowering
-from chatplan.guided.json_reader import read
-from chatplan.guided.json_together import check_together
+from chatplan.schemas.finish import finished
+from chatplan.schemas.lower import Lowering
+from chatplan.schemas.reader import read
+from chatplan.schemas.together import check_together
 
 __all__ = ["prepare"]
 

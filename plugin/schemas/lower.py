@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.json_forms import pointer
-from chatplan.guided.json_logic import Around, all_of, any_of, in_place_names, possible_types
-from chatplan.guided.json_numbers import BOUNDS, short_forms, short_multiples, sound_constant, sound_numbers
-from chatplan.guided.json_objects import COUNTED
-from chatplan.guided.json_parts import Parts, is_condition
-from chatplan.guided.json_patterns import either
-from chatplan.guided.json_reader import Document, Node
-from chatplan.guided.json_values import same
+from chatplan.schemas.forms import pointer
+from chatplan.schemas.logic import Around, all_of, any_of, in_place_names, possible_types
+from chatplan.schemas.numbers import BOUNDS, short_forms, short_multiples, sound_constant, sound_numbers
+from chatplan.schemas.objects import COUNTED
+from chatplan.schemas.parts import Parts, is_condition
+from chatplan.schemas.patterns import either
+from chatplan.schemas.reader import Document, Node
+from chatplan.schemas.values import same
 
 __all__ = ["Lowering"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chatplan.errors import RequestError
-from chatplan.guided.closing import can_close, closed_schema
+from chatplan.schemas.closing import can_close, closed_schema
 
 A: dict[str, Any] = {"properties": {"a": {}}}
 B: dict[str, Any] = {"properties": {"b": {}}}
