@@ -1,4 +1,4 @@
-"""The pages on constraints, tools and reasoning: their code runs and prints what they say, and their tables are true."""
+"""The pages on constraints, tools and reasoning: their code prints what they say, and their tables are true."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ FIELDS = {
     *("parallel_tool_calls", "include_reasoning", "reasoning_effort", "thinking_token_budget"),
 }
 PAGES = [DOCS / "guided.md", DOCS / "tools.md", DOCS / "reasoning.md", *sorted((DOCS / "fields").glob("*.md"))]
+NONE = "\N{EN DASH}"  # in a table
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
@@ -112,10 +113,10 @@ def test_the_table_of_families_is_that_of_the_files() -> None:
     for name, (others, reasoning, enforced, streams, _) in rows.items():
         each = built_in_formats()[name]
         assert tuple(re.findall(r"`([^`]+)`", others)) == each.names
-        assert reasoning == ("–" if each.reasoning is None else f"`{each.reasoning.open}`")
+        assert reasoning == (NONE if each.reasoning is None else f"`{each.reasoning.open}`")
         calls = "tool_calls" in each.response_template["fields"]
-        assert enforced == ("–" if not calls else "generic syntax" if each.calls is None else "yes")
-        assert streams == ("–" if not calls else "no" if each.stream_key is None else "yes")
+        assert enforced == (NONE if not calls else "generic syntax" if each.calls is None else "yes")
+        assert streams == (NONE if not calls else "no" if each.stream_key is None else "yes")
 
 
 def test_the_table_of_structural_tags_is_that_of_the_code() -> None:
