@@ -42,9 +42,8 @@ def main() -> None:
     for call in message.tool_calls:
         arguments = json.loads(call.function.arguments)
         result = FUNCTIONS[call.function.name](**arguments)
-        print(
-            f"{call.function.name}({', '.join(f'{name}={value!r}' for name, value in arguments.items())}) -> {result}"
-        )
+        shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        print(f"{call.function.name}({shown}) -> {result}")
         messages.append({"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)})
 
     # `none`: now it is to answer, and not to call again.

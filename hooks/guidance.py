@@ -7,12 +7,13 @@ import re
 import threading
 from collections.abc import Callable
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.lark import lark_grammar, structural_tag_to_lark
+from chatplan.guided.lark import json_blanks, lark_grammar, pattern_but_blanks, structural_tag_to_lark
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.schemas.places import place_of
@@ -43,6 +44,8 @@ class GuidanceBackend(GrammarBackend):
     def compile(self, constraint: Constraint) -> Grammar:
         with self._lock:
             tokenizer = self.tokenizer
+        constraint = replace(constraint, whitespace=json_blanks(constraint.whitespace))
+        self._check_blanks(constraint.whitespace)
         try:
             text = getattr(self, f"_{constraint.kind}")(constraint)
         except RecursionError:
@@ -58,6 +61,19 @@ class GuidanceBackend(GrammarBackend):
         if constraint.kind != "json":
             raise CannotEnforce(reason, wrong=constraint.kind == "grammar" or not _is_python_regex(constraint))
         raise CannotEnforce(reason, place_of(constraint.value, lambda part: self._takes(part, constraint)))
+
+    def _check_blanks(self, pattern: str) -> None:
+        """Between JSON tokens nothing but blanks is JSON."""
+        from llguidance import LLMatcher
+
+        if pattern in ("", "[ ]?"):
+            return
+        others = new_matcher(self.tokenizer, LLMatcher.grammar_from_lark(pattern_but_blanks(pattern)))
+        if others.is_error():
+            reason = _PLACE.sub("", brief(others.get_error()))
+            raise CannotEnforce(f"the pattern for whitespace cannot be read: {reason}", wrong=True)
+        if has_texts(others):
+            raise CannotEnforce("the pattern for whitespace matches more than blanks", wrong=True)
 
     def _takes(self, schema: Any, constraint: Constraint) -> bool:
         part = Constraint.of("json", schema, whitespace=constraint.whitespace)
@@ -183,7 +199,7 @@ def brief(error: str) -> str:
     """The first lines of an error of llguidance, without its picture of the grammar."""
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("|", "^")) and " | " not in line]
-    return " ".join(kept or lines)[:300]
+    return " ".join(kept or lines)[:300].rstrip(" |")
 
 
 def _is_python_regex(constraint: Constraint) -> bool:

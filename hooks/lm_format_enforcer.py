@@ -51,6 +51,10 @@ class LMFormatEnforcer(GrammarBackend):
         self._worker = Worker(import_module, lambda: ("lmformatenforcer",))
         self._lock = RLock()
 
+    @property
+    def starting(self) -> bool:
+        return self._worker.starting
+
     def compile(self, constraint: Constraint) -> Grammar:
         """See :class:`~chatplan.guided.GrammarBackend`."""
         compilers = {"json": self._json, "regex": self._regex, "choice": self._choice}

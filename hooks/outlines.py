@@ -65,6 +65,10 @@ class Outlines(GrammarBackend):
         self.model = model
         self._worker = Worker(_vocabulary, lambda: (token_bytes(model), model.eos_token_ids))
 
+    @property
+    def starting(self) -> bool:
+        return self._worker.starting
+
     def compile(self, constraint: Constraint) -> Grammar:
         """See :class:`~chatplan.guided.GrammarBackend`."""
         if constraint.kind not in _JOBS:

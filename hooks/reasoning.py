@@ -65,7 +65,7 @@ class _Watch:
         self.budget, self.row = budget, row
         self.thought = Thought(row.model, budget.opens, budget.closes, budget.thinking)
         self.end = row.model.tokenizer.encode(budget.closes, add_special_tokens=False)
-        self.read = self.used = self.forcing = 0
+        self.read = self.used = 0
 
     def forced(self) -> int | None:
         """The next token of the closing text, once the budget is used up."""
@@ -75,8 +75,8 @@ class _Watch:
         self.read = len(self.row.output_ids)
         if self.thought.state != "thinking" or self.used < self.budget.tokens:
             return None
-        self.forcing += 1
-        return int(self.end[(self.forcing - 1) % len(self.end)])
+        # What the budget is exceeded by was forced: beams count anew at each step, and come to the same.
+        return int(self.end[(self.used - self.budget.tokens) % len(self.end)])
 
 
 @hookimpl

@@ -70,6 +70,10 @@ class XGrammar(GrammarBackend):
         self._worker = Worker(_compiler, self._vocabulary)
         self._lock = Lock()
 
+    @property
+    def starting(self) -> bool:
+        return self._worker.starting
+
     def compile(self, constraint: Constraint) -> Grammar:
         """See :class:`~chatplan.guided.GrammarBackend`."""
         job = _JOBS[constraint.kind](constraint)

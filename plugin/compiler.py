@@ -130,7 +130,10 @@ def grammar_mask(
     for plugin, answer in answers:
         if not isinstance(answer, Constraint):
             raise _wrong(plugin, "constraint", answer, "a Constraint")
+    wanted = request.guided_decoding_backend or "auto"
     if not answers:
+        if wanted != "auto":  # a name that is none is an error without a constraint as well
+            plugins.enforcer(model).choose(wanted)
         return []
     from chatplan.guided.combine import one_constraint
     from chatplan.guided.mask import GrammarMask
@@ -140,7 +143,7 @@ def grammar_mask(
     if request.ignore_eos:
         raise RequestError(f"{constraint.param} says where the answer ends", param="ignore_eos")
     constraint = with_reasoning(constraint, request, prompt, model)
-    backend, grammar = plugins.enforcer(model).compile(constraint, request.guided_decoding_backend or "auto")
+    backend, grammar = plugins.enforcer(model).compile(constraint, wanted)
     return [(plugin, [GrammarMask(constraint, backend, after_reasoning(constraint, grammar, model))])]
 
 

@@ -20,10 +20,12 @@ class CannotEnforce(Exception):
         reason: one line.
         place: a JSON pointer into the schema, or "".
         wrong: whether the constraint itself is at fault, so that no other backend need be asked.
+        passing: whether it may work another time, when the machine has more time or memory.
     """
 
-    def __init__(self, reason: str, place: str = "", wrong: bool = False) -> None:
+    def __init__(self, reason: str, place: str = "", wrong: bool = False, passing: bool = False) -> None:
         super().__init__(reason)
+        self.passing = passing
         self.reason = " ".join(reason.split())
         self.place = place
         self.wrong = wrong
@@ -68,6 +70,11 @@ class GrammarBackend(ABC):
     """
 
     name: str
+
+    @property
+    def starting(self) -> bool:
+        """Whether it is still loading; the time that takes is not counted as compiling."""
+        return False
 
     @abstractmethod
     def compile(self, constraint: Constraint) -> Grammar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, TimeoutError
 from dataclasses import replace
@@ -18,7 +19,7 @@ __all__ = ["BACKEND_FIELD", "Enforcer"]
 
 BACKEND_FIELD = "guided_decoding_backend"
 _EXTRAS = ("xgrammar", "outlines", "lm-format-enforcer")
-_MOST_AT_ONCE = 8  # compilations that may run on after their time is up
+_MOST_LATE = 8  # compilations that run on although their time is up
 
 
 class Enforcer:
@@ -35,6 +36,7 @@ class Enforcer:
         self.settings = settings
         self._lock = threading.Lock()
         self._running: dict[tuple[Constraint, str], Future[Outcome]] = {}
+        self._begun: dict[tuple[Constraint, str], float] = {}
         self._done: LRUCache[tuple[Constraint, str], Outcome] = LRUCache(
             settings.guided_cache_bytes, getsizeof=lambda outcome: outcome.size
         )
@@ -70,7 +72,8 @@ class Enforcer:
         if name in self.backends:
             return (name,)
         if name in _EXTRAS:
-            raise RequestError(f"{name} is not installed: pip install 'chatplan[{name}]'", param=BACKEND_FIELD)
+            hint = f"pip install 'chatplan[{name}]', unless its plugin is switched off"
+            raise RequestError(f"{name} is not installed: {hint}", param=BACKEND_FIELD)
         if not self.order:
             raise RequestError("no plugin enforces constraints; the built-in ones are switched off")
         raise RequestError(f"should be one of auto, {', '.join(self.order)}, got {wanted!r}", param=BACKEND_FIELD)
@@ -83,17 +86,24 @@ class Enforcer:
             future = self._running.get(key)
             if future is None:
                 future = self._begin(key, names, param)
-        try:
-            return future.result(self.settings.guided_seconds)
-        except TimeoutError:
-            limit = f"{self.settings.guided_seconds:g} seconds (the setting guided_seconds)"
-            raise RequestError(f"takes longer than {limit} to compile", param=param) from None
+        return self._wait(future, names, param)
+
+    def _wait(self, future: Future[Outcome], names: Sequence[str], param: str) -> Outcome:
+        while True:
+            try:
+                return future.result(self.settings.guided_seconds)
+            except TimeoutError:
+                if not any(self.backends[name].starting for name in names):
+                    break
+        limit = f"{self.settings.guided_seconds:g} seconds (the setting guided_seconds)"
+        raise RequestError(f"takes longer than {limit} to compile", param=param)
 
     def _begin(self, key: tuple[Constraint, str], names: Sequence[str], param: str) -> Future[Outcome]:
-        if len(self._running) >= _MOST_AT_ONCE:
-            raise RequestError("too many constraints are being compiled; try again later", param=param)
+        late = time.monotonic() - self.settings.guided_seconds
+        if sum(begun < late for begun in self._begun.values()) >= _MOST_LATE:
+            raise RequestError("too many constraints take too long to compile; try again later", param=param)
         future: Future[Outcome] = Future()
-        self._running[key] = future
+        self._running[key], self._begun[key] = future, time.monotonic()
         threading.Thread(target=self._work, args=(key, names, future), name="chatplan-compile", daemon=True).start()
         return future
 
@@ -103,28 +113,35 @@ class Enforcer:
         except BaseException as error:
             outcome = Outcome(reason=f"cannot be compiled: {type(error).__name__}: {error}")
         with self._lock:
-            del self._running[key]
-            if outcome.size <= self._done.maxsize:
+            del self._running[key], self._begun[key]
+            if not outcome.passing and outcome.size <= self._done.maxsize:
                 self._done[key] = outcome
         future.set_result(outcome)
 
     def _ask(self, constraint: Constraint, names: Sequence[str]) -> Outcome:
         """The first backend that takes it, or all their reasons."""
-        reasons = []
+        reasons, passing = [], False
         for name in names:
             try:
                 return Outcome(name, self.backends[name].compile(constraint))
             except CannotEnforce as error:
-                if error.wrong or len(names) == 1:
-                    return Outcome(reason=str(error) if error.wrong else f"{name} cannot enforce it: {error}")
-                reasons.append(f"{name}: {error}")
-        return Outcome(reason=f"no backend can enforce all of it ({'; '.join(reasons)})")
+                passing = passing or error.passing
+                if error.wrong:
+                    return Outcome(reason=str(error))
+                reasons.append((name, str(error)))
+        if len(names) == 1:
+            return Outcome(reason=f"{names[0]} cannot enforce it: {reasons[0][1]}", passing=passing)
+        each = "; ".join(f"{name}: {reason}" for name, reason in reasons)
+        return Outcome(reason=f"no backend can enforce all of it ({each})", passing=passing)
 
 
 class Outcome:
-    """A grammar and the backend it is from, or the reason why there is none."""
+    """A grammar and the backend it is from, or the reason why there is none, perhaps only just now."""
 
-    def __init__(self, backend: str = "", grammar: Grammar | None = None, reason: str = "") -> None:
+    def __init__(
+        self, backend: str = "", grammar: Grammar | None = None, reason: str = "", passing: bool = False
+    ) -> None:
+        self.passing = passing
         self.backend = backend
         self.grammar = grammar
         self.reason = reason

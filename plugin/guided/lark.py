@@ -20,6 +20,11 @@ _UNESCAPED = re.compile(r"^%import\s+common\.UNESCAPED_STRING\s*(?:->\s*(\w+))?\
 # llguidance reads ahead while only one text can follow; from `/a+/ "ab"` it never comes back, as terminals are greedy.
 # The last directive wins, so it stands behind a grammar's own.
 _NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
+# What llguidance's Lark can say that would make it lax, or that nothing here acts on.
+_NOT_HONOURED = {
+    r'"(?:lenient|coerce_one_of)"\s*:\s*true': "lenient and coerce_one_of would leave parts of a schema out",
+    r"\w\[[^\]\n]*\btemperature\s*=": "a rule cannot set a temperature",
+}
 _LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|(?://|#).*')
 
 
@@ -34,9 +39,27 @@ def lark_grammar(grammar: str) -> str:
 
     if is_ebnf(grammar):
         raise CannotEnforce("the grammar is EBNF (`::=`); this backend reads Lark (`start: …`)")
+    for pattern, reason in _NOT_HONOURED.items():
+        if re.search(pattern, grammar):
+            raise CannotEnforce(reason, wrong=True)
     # Outlines' addition to Lark's common terminals, which examples for vLLM use.
     grammar = _UNESCAPED.sub(lambda found: f'{found.group(1) or "UNESCAPED_STRING"}: /"[^"]*"/', grammar)
     return LLMatcher.grammar_from_lark(grammar + _NO_FORCING)
+
+
+def json_blanks(pattern: str) -> str:
+    """``pattern`` with JSON's four blanks in place of ``\\s``, which stands for those of every script."""
+    written, in_class = "", False
+    for piece in re.findall(r"\\.|[^\\]", pattern, re.DOTALL):
+        in_class = piece == "[" or (in_class and piece != "]")
+        blanks = r" \t\n\r" if in_class else r"[ \t\n\r]"
+        written += blanks if piece == r"\s" else piece
+    return written
+
+
+def pattern_but_blanks(pattern: str) -> str:
+    """A Lark grammar of what ``pattern`` matches beside JSON's blanks: space, tab, line feed and carriage return."""
+    return f"start: W\nW: /{_pattern(pattern)}/ & ~/[ \\t\\n\\r]*/"
 
 
 def structural_tag_to_lark(tag: Mapping[str, Any], whitespace: str, model: ModelInfo) -> str:

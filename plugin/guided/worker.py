@@ -32,12 +32,14 @@ class Worker:
 
     ``prepare(*data())`` runs once in each child, and what it returns is the first argument of every job. Functions are
     pickled by name, so both must be at the top of a module. Threads may share a worker; it does one job at a time.
+    ``starting`` is true while a child loads what it needs.
     """
 
     def __init__(self, prepare: Callable[..., Any], data: Callable[[], tuple[Any, ...]], memory: int = 4 * _GIBIBYTE):
         self._prepare, self._data, self._memory = prepare, data, memory
         self._lock = threading.Lock()
         self._child: _Child | None = None
+        self.starting = False
 
     def run(self, job: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
         """What ``job(prepared, *arguments)`` returns. Starting the child and waiting for others do not count.
@@ -67,17 +69,23 @@ class Worker:
     def _started(self) -> _Child:
         if self._child is None or not self._child.alive():
             self.close()
-            child = _Child()
+            self.starting = True
             try:
-                _, error = child.ask((self._prepare, self._data(), self._memory), _START_SECONDS)
-            except BaseException:
-                child.stop()
-                raise
-            if error is not None:
-                child.stop()
-                raise error
-            self._child = child
+                self._child = self._new_child()
+            finally:
+                self.starting = False
         return self._child
+
+    def _new_child(self) -> _Child:
+        child = _Child()
+        try:
+            _, error = child.ask((self._prepare, self._data(), self._memory), _START_SECONDS)
+            if error is not None:
+                raise error
+        except BaseException:
+            child.stop()
+            raise
+        return child
 
 
 class _Child:
@@ -110,7 +118,7 @@ class _Child:
             kept, answer = self._exchange(message)
         except (OSError, EOFError, pickle.UnpicklingError):
             reason = f"it took more than {seconds:g} s" if late.is_set() else "it crashed, or took too much memory"
-            return False, CannotEnforce(f"the library gave up: {reason}")
+            return False, CannotEnforce(f"the library gave up: {reason}", passing=True)
         finally:
             timer.cancel()
             timer.join()
@@ -176,7 +184,7 @@ def _result(work: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[bool,
     except CannotEnforce as error:
         return True, error
     except MemoryError:
-        return False, CannotEnforce("the library gave up: it took too much memory")
+        return False, CannotEnforce("the library gave up: it took too much memory", passing=True)
     except Exception as error:
         return True, CannotEnforce(str(error) or type(error).__name__)
 

@@ -120,7 +120,7 @@ class _Reader:
         node = self._document.put({}, scope.place)
         for keyword, name, value in _modern(schema):
             place = pointer(scope.place, name)
-            check_form(keyword, value, place)
+            check_form(name, value, place)
             if SINCE.get(name, 0) <= (scope.dialect or 2020):
                 self._keyword(node, keyword, value, scope._replace(place=place, textual=textual))
         return node
@@ -210,7 +210,8 @@ def _modern(schema: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
         keyword = name
         if tuple_form and name in ("items", "additionalItems"):
             keyword = "prefixItems" if name == "items" else "items"
-        if (tuple_form and name == "prefixItems") or value == [] == schema.get("items") or keyword == "additionalItems":
+        empty = tuple_form and name == "items" and not value
+        if empty or (tuple_form and name == "prefixItems") or keyword == "additionalItems":
             continue
         if isinstance(value, bool) and name in ("exclusiveMinimum", "exclusiveMaximum"):
             continue

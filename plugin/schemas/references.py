@@ -99,7 +99,7 @@ class References:
             self._follow(root, unquote(fragment)) if fragment[:1] in ("", "/") else self._anchors.get((url, fragment))
         )
         if found is None:
-            raise CannotEnforce(f"{keyword} leads nowhere: {reference}", place)
+            raise CannotEnforce(f"{keyword} leads nowhere: {reference}", place, wrong=True)
         if keyword != "$ref":
             self._check_dynamic(keyword, fragment, place)
         return found

@@ -252,7 +252,7 @@ REFUSED: list[tuple[str, Any, str, bool, str]] = [  # kind, value, place, wrong 
     ("grammar", 'root ::= "a"', "", False, "EBNF"),
     ("json", {"properties": {"a": {"$ref": "#"}}, "required": ["a"], "type": "object"}, "", True, "no JSON text"),
     ("json", {"$ref": "#"}, "", True, "no JSON text"),
-    ("json", {"$ref": "#/$defs/x"}, "/$ref", False, ""),
+    ("json", {"$ref": "#/$defs/x"}, "/$ref", True, ""),
     ("json", {"items": {"type": "x"}}, "/items/type", True, "must be one of"),
     ("json", {"properties": {"a/b": {"pattern": "(a"}}}, "/properties/a~1b/pattern", False, ""),
     ("json", {"type": "array", "items": False, "minItems": 1}, "", True, ""),
@@ -272,6 +272,23 @@ def test_refusals_have_a_place_and_one_line(kind: str, value: Any, place: str, w
 
 def test_a_whitespace_pattern_that_is_none() -> None:
     assert "unclosed group" in refusal("json", OBJECT, whitespace="(a").reason
+
+
+@pytest.mark.parametrize("pattern", ["x?", "[ x]*", "\\S*", ".?"])
+def test_a_whitespace_pattern_of_more_than_blanks(pattern: str) -> None:
+    assert "more than blanks" in refusal("json", OBJECT, whitespace=pattern).reason
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        'start: %json {"x-guidance": {"lenient": true}, "uniqueItems": true}',
+        'start: %json {"x-guidance": {"coerce_one_of":true}}',
+        "start: word\nword[temperature=0.7]: /a+/",
+    ],
+)
+def test_a_grammar_cannot_say_what_nobody_honours(grammar: str) -> None:
+    assert refusal("grammar", grammar).wrong
 
 
 def test_nested_too_deeply() -> None:

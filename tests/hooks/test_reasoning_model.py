@@ -128,6 +128,12 @@ def test_a_budget_ends_the_reasoning(chat: Chat, budget: int) -> None:
     assert free[0] == "abcdefgh"[:budget]
 
 
+def test_a_budget_ends_the_reasoning_of_every_beam(chat: Chat) -> None:
+    fields: dict[str, Any] = {"use_beam_search": True, "n": 2, "thinking_token_budget": 3, "max_tokens": 24}
+    answer = chat.complete(ASK, temperature=0, **fields, **CHOICE)
+    assert {choice.message.content for choice in answer.choices} <= {"yes", "no"}
+
+
 def test_a_budget_that_is_not_used_up(chat: Chat) -> None:
     assert both(chat, "abc</think>", thinking_token_budget=30, **CHOICE)[0] == "abc"
     assert both(chat, "abcdefgh", thinking_token_budget=-1, max_tokens=8)[0] == "abcdefgh"

@@ -195,7 +195,7 @@ def test_callers_who_want_the_same_share_one_compilation() -> None:
     assert backend.asked == ["x"]
 
 
-def test_too_many_at_once_are_refused() -> None:
+def test_too_many_that_are_late_are_refused() -> None:
     gate = Gate()
     work = enforcer(Fake("a", gate), guided_seconds=0.02)
     for number in range(8):
@@ -253,3 +253,38 @@ def test_a_grammar_larger_than_the_memory_is_used_but_not_kept(size: int) -> Non
     backend = Fake("a", lambda constraint: size)
     work = enforcer(backend, guided_cache_bytes=250_000)
     assert asked(backend, work, [regex("x"), regex("x")]) == ["x", "x"]
+
+
+# --- backends that take their time to start ---------------------------------------------------------------------------
+
+
+class Slow(Fake):
+    """Says that it is starting until the gate opens."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__("a", gate)
+        self.gate = gate
+
+    @property
+    def starting(self) -> bool:
+        return not self.gate.opened.is_set()
+
+
+def test_the_time_a_backend_takes_to_start_does_not_count() -> None:
+    gate = Gate()
+    work = enforcer(Slow(gate), guided_seconds=0.05)
+    threading.Timer(0.5, gate.opened.set).start()
+    assert work.compile(regex("x"))[0] == "a"
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_a_refusal_that_may_pass_is_not_kept(passing: bool) -> None:
+    def refuse(constraint: Constraint) -> int:
+        raise CannotEnforce("no memory", passing=passing)
+
+    backend = Fake("a", refuse)
+    work = enforcer(backend)
+    assert "no memory" in str(refusal(work, regex("x")))
+    finished(work)
+    refusal(work, regex("x"))
+    assert len(backend.asked) == (2 if passing else 1)
