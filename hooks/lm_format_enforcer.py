@@ -11,14 +11,18 @@ from importlib import import_module
 from importlib.util import find_spec
 from sys import maxsize
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.keywords import Honours, Schema, choices, honoured, json_value
-from chatplan.guided.vocabulary import NUL, portable, token_bytes
+from chatplan.guided.honours import Honours, Schema
+from chatplan.guided.json_guard import GuardedJson, Place
+from chatplan.guided.keywords import honoured
+from chatplan.guided.patterns import portable
+from chatplan.guided.values import choices, json_value
+from chatplan.guided.vocabulary import NUL, token_bytes
 from chatplan.guided.worker import Worker
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
@@ -81,8 +85,8 @@ class LMFormatEnforcer(GrammarBackend):
             parser = JsonSchemaParser(schema, CharacterLevelParserConfig(alphabet, maxsize, False, 0))
         except Exception as error:  # the library raises what comes
             raise CannotEnforce(f"{self.name} cannot read the schema: {error}") from None
-        place = _Place(blanks=1 if constraint.whitespace else 0, whole='"integer"' in json.dumps(schema))
-        return _Json(parser, place)
+        place = Place(blanks=1 if constraint.whitespace else 0, whole='"integer"' in json.dumps(schema))
+        return GuardedJson(parser, place)
 
     def _refuse(self, schema: Schema) -> str:
         """Why the library gets this schema wrong, or ""."""
@@ -223,76 +227,3 @@ class _Matcher(Matcher):
             if stopped or not found.allowed_tokens.any() or (ends and not state.parser.can_end()):
                 raise ValueError("lm-format-enforcer found no way on in the middle of the answer")
         return state
-
-
-class _Place(NamedTuple):
-    """Where in a JSON text we are: enough to refuse what the library would let pass."""
-
-    blanks: int  # how many may follow the beginning of an object or array, a comma, or a colon
-    whole: bool  # whether some number is an integer
-    seen: int = 0  # blanks
-    depth: int = 0
-    inside: bool = False  # a string
-    escape: str = ""
-    last: str = ""
-
-    def after(self, character: str) -> _Place | None:
-        """The next place; ``None`` if the text could not be JSON, or would have an exponent or fewer digits."""
-        if self.inside:
-            return self._in_string(character)
-        if character == " ":
-            return self._replace(seen=self.seen + 1) if self.seen < self.blanks and self.last in tuple("[{,:") else None
-        if character < " " or (self.last == "," and character in "}]"):
-            return None
-        if not character.isdigit() and (self.last in ("-", ".") or (self.last[-1:].isdigit() and character in "eE")):
-            return None
-        if self.last == "-0" and character == "." and self.whole:  # where the library takes it for an integer, too
-            return None
-        depth = self.depth + (character in "{[") - (character in "}]")
-        last = "-0" if self.last == "-" and character == "0" else character
-        return self._replace(seen=0, depth=depth, inside=character == '"', last=last)
-
-    def _in_string(self, character: str) -> _Place | None:
-        if self.escape == "\\":
-            return self._replace(escape="u" if character == "u" else "")
-        if self.escape == "u":
-            return self._replace(escape="d" if character in "dD" else "")
-        if self.escape == "d":  # D800 to DFFF are halves of characters
-            return self._replace(escape="") if character in "01234567" else None
-        if character == "\\":
-            return self._replace(escape=character)
-        return self._replace(inside=character != '"') if character >= " " else None
-
-    def can_end(self) -> bool:
-        """Whether all that was opened is closed."""
-        return not self.depth and not self.inside and self.last not in ("", "-", ".", ",", ":")
-
-
-class _Json:
-    """The library's parser of JSON, held to :class:`_Place`; a parser itself, as far as the enforcer asks."""
-
-    config: Any = None
-
-    def __init__(self, parser: Any, place: _Place) -> None:
-        self.parser, self.place = parser, place
-
-    def add_character(self, character: str) -> _Json:
-        place = self.place.after(character)
-        if place is None:
-            raise ValueError(f"{character!r} is not JSON here")
-        return _Json(self.parser.add_character(character), place)
-
-    def get_allowed_characters(self) -> str:
-        allowed: str = self.parser.get_allowed_characters()
-        if self.place.inside and not self.place.escape:
-            return allowed
-        return "".join(c for c in allowed if self.place.after(c) is not None)
-
-    def can_end(self) -> bool:
-        return self.place.can_end() and bool(self.parser.can_end())
-
-    def shortcut_key(self) -> Any:
-        return self.parser.shortcut_key()
-
-    def cache_key(self) -> None:
-        return None

@@ -13,8 +13,11 @@ import torch
 
 from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.keywords import Honours, Schema, choices, honoured, json_value
-from chatplan.guided.vocabulary import NO_BLANKS, NUL, portable, token_bytes
+from chatplan.guided.honours import Honours, Schema
+from chatplan.guided.keywords import honoured
+from chatplan.guided.patterns import portable
+from chatplan.guided.values import choices, json_value
+from chatplan.guided.vocabulary import NO_BLANKS, NUL, token_bytes
 from chatplan.guided.worker import Worker
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatplan.answering import NEEDS_PARSER, can_parse, offers_tools, reading
 from chatplan.errors import RequestError
 from chatplan.families import CallSyntax
+from chatplan.guided.arguments import ANY_ARGUMENTS, arguments_schema
 from chatplan.guided.constraint import Constraint
 from chatplan.guided.wishes import wished
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.plan import Prompt
 from chatplan.request import ChatCompletionRequest
-from chatplan.request_types import FunctionDefinition
-from chatplan.schemas.closing import can_close, closed_schema
 from chatplan.templates import template_of, template_variables
-
-_ANY_ARGUMENTS: Mapping[str, Any] = {"type": "object"}
-_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 @hookimpl
@@ -38,6 +34,8 @@ def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
     for at, name in enumerate(names):
         if name in names[:at]:
             raise RequestError(f"two functions are called {name!r}", param=f"tools[{at}].function.name")
+        if any(token in name for token in model.tokens.special.values()):
+            raise RequestError(f"holds a special token of the model, got {name!r}", param=f"tools[{at}].function.name")
     guide = wished(request)
     if guide is not None and request.tool_choice != "auto":
         raise RequestError(f"an answer that must call a tool cannot follow {guide.param} as well", param="tool_choice")
@@ -66,16 +64,16 @@ def constraint(request: ChatCompletionRequest, prompt: Prompt, model: ModelInfo)
     if reader is None or reader.calls is None:
         _refuse_strict(request)
         return None
-    syntax, functions = reader.calls, _callable(request)
+    syntax = reader.calls
     if request.tool_choice != "auto":
-        return Constraint.of("structural_tag", _enforced(syntax, functions, request), param="tool_choice")
+        return Constraint.of("structural_tag", _enforced(syntax, request), param="tool_choice")
     if wished(request) is not None:
-        return Constraint.of("structural_tag", _enforced(syntax, functions, request), param="tools", alternative=True)
-    if not any(function.strict for function in functions):
+        return Constraint.of("structural_tag", _enforced(syntax, request), param="tools", alternative=True)
+    if not any(tool.function.strict for tool in request.tools or ()):
         return None
     if not syntax.trigger:
         _refuse_strict(request)
-    return Constraint.of("structural_tag", _triggered(syntax, functions, request), param="tools", alternative=True)
+    return Constraint.of("structural_tag", _triggered(syntax, request), param="tools", alternative=True)
 
 
 def _refuse_strict(request: ChatCompletionRequest) -> None:
@@ -85,20 +83,32 @@ def _refuse_strict(request: ChatCompletionRequest) -> None:
             raise RequestError(reason, param=f"tools[{at}].function.strict")
 
 
-def _callable(request: ChatCompletionRequest) -> list[FunctionDefinition]:
-    functions = [tool.function for tool in request.tools or ()]
-    choice = request.tool_choice
-    return functions if isinstance(choice, str) else [each for each in functions if each.name == choice.function.name]
+class _Function(NamedTuple):
+    """A function that may be called, and the schema of its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
 
 
-def _enforced(
-    syntax: CallSyntax, functions: Collection[FunctionDefinition], request: ChatCompletionRequest
-) -> Mapping[str, Any]:
+def _callable(request: ChatCompletionRequest, enforced: bool) -> list[_Function]:
+    """The functions to choose from; with ``auto``, only strict ones are kept to their parameters."""
+    choice, found = request.tool_choice, []
+    for at, tool in enumerate(request.tools or ()):
+        function = tool.function
+        if isinstance(choice, str) or function.name == choice.function.name:
+            kept = enforced or function.strict
+            param = f"tools[{at}].function.parameters"
+            schema = arguments_schema(function.parameters, param) if kept else ANY_ARGUMENTS
+            found.append(_Function(function.name, schema))
+    return found
+
+
+def _enforced(syntax: CallSyntax, request: ChatCompletionRequest) -> Mapping[str, Any]:
     """Nothing but calls: one, or with ``parallel_tool_calls`` any number from one. A named function is called once."""
     once = not request.parallel_tool_calls or not isinstance(request.tool_choice, str)
     calls = {
         "type": "tags_with_separator",
-        "tags": [_tag(syntax.begin_of(each.name), syntax.end, _parameters(each)) for each in functions],
+        "tags": [_tag(syntax.begin_of(each.name), syntax.end, each.arguments) for each in _callable(request, True)],
         "separator": syntax.separator,
         "at_least_one": True,
         "stop_after_first": once,
@@ -107,30 +117,17 @@ def _enforced(
     return {"type": "sequence", "elements": [ends[0], calls, ends[1]]}
 
 
-def _triggered(
-    syntax: CallSyntax, functions: Collection[FunctionDefinition], request: ChatCompletionRequest
-) -> Mapping[str, Any]:
+def _triggered(syntax: CallSyntax, request: ChatCompletionRequest) -> Mapping[str, Any]:
     """Free text, in which the trigger begins a call. Only strict functions keep to their parameters."""
     return {
         "type": "triggered_tags",
         "triggers": [syntax.trigger],
         "tags": [
-            _tag(
-                syntax.start + syntax.begin_of(each.name),
-                syntax.end + syntax.stop,
-                _parameters(each) if each.strict else _ANY_ARGUMENTS,
-            )
-            for each in functions
+            _tag(syntax.start + syntax.begin_of(each.name), syntax.end + syntax.stop, each.arguments)
+            for each in _callable(request, False)
         ],
         "stop_after_first": not request.parallel_tool_calls,
     }
-
-
-def _parameters(function: FunctionDefinition) -> Mapping[str, Any]:
-    """What a function takes; arguments it does not list would be errors of the call."""
-    if function.parameters is None:
-        return _NO_ARGUMENTS
-    return closed_schema(function.parameters, "tools") if can_close(function.parameters) else function.parameters
 
 
 def _tag(begin: str, end: str, schema: Mapping[str, Any]) -> Mapping[str, Any]:

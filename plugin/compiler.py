@@ -130,6 +130,8 @@ def grammar_mask(
     for plugin, answer in answers:
         if not isinstance(answer, Constraint):
             raise _wrong(plugin, "constraint", answer, "a Constraint")
+        if problem := answer.problem():
+            raise PluginError(f"plugin {plugin!r}: its constraint {problem}")
     wanted = request.guided_decoding_backend or "auto"
     if not answers:
         if wanted != "auto":  # a name that is none is an error without a constraint as well

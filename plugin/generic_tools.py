@@ -69,7 +69,7 @@ def _result(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_calls(message: Mapping[str, Any]) -> dict[str, Any]:
-    calls = list(message.get("tool_calls") or ())
+    calls: list[Any] = list(message.get("tool_calls") or ())
     if message.get("function_call"):
         calls.append({"function": message["function_call"]})
     texts = [message["content"], *map(_call, calls)]

@@ -20,6 +20,7 @@ from chatplan import hookspecs
 from chatplan.answering import can_parse, model_format
 from chatplan.errors import PluginConflictError, PluginError
 from chatplan.families import AnswerFormat, built_in_formats
+from chatplan.guided.backend import GrammarBackend
 from chatplan.request import ChatCompletionRequest
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ class Plugins:
 
         with self._lock:
             if model not in self._enforcers:
-                backends = [backend for _, backend in self.ask("grammar_backend", model=model)]
-                self._enforcers[model] = Enforcer(backends, model.settings)
+                answers = self.ask("grammar_backend", model=model)
+                self._enforcers[model] = Enforcer([_as_backend(*answer) for answer in answers], model.settings)
             return self._enforcers[model]
 
     def _register(self, plugin: Any, name: str | None = None) -> None:
@@ -259,6 +260,13 @@ def _name_of(plugin: Any) -> str:
     if isinstance(name, str):
         return name
     return plugin.__name__.rpartition(".")[2] if inspect.ismodule(plugin) else type(plugin).__name__
+
+
+def _as_backend(plugin: str, answer: Any) -> GrammarBackend:
+    if not isinstance(answer, GrammarBackend) or not isinstance(getattr(answer, "name", None), str):
+        what = f"{type(answer).__name__}, not a GrammarBackend with a name"
+        raise PluginError(f"plugin {plugin!r}: grammar_backend returned {what}")
+    return answer
 
 
 def _as_format(plugin: str, name: str, wanted: Any) -> AnswerFormat:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from chatplan.content import OpenModel
 from chatplan.messages import Message
 from chatplan.request_rules import RULES, refusal
 from chatplan.request_types import (
@@ -209,6 +210,8 @@ class ChatCompletionRequest(BaseModel):
         given = without_nothings(data)
         if isinstance(given, dict) and given.get("tools"):
             given.setdefault("tool_choice", "auto")
+        if isinstance(given, dict) and isinstance(given.get("messages"), (list, tuple)):
+            given["messages"] = [_as_message(message) for message in given["messages"]]
         return given
 
     @model_validator(mode="after")
@@ -240,6 +243,13 @@ class ChatCompletionRequest(BaseModel):
         values = {name: getattr(self, name) for name in names}
         changed = {name: value for name, value in values.items() if value != fields[name].default}
         return changed | (self.model_extra or {})
+
+
+def _as_message(message: Any) -> Any:
+    """An answer's message goes back into the conversation as it is, ours or that of another library."""
+    if isinstance(message, (dict, OpenModel)) or not hasattr(message, "model_dump"):
+        return message
+    return message.model_dump(exclude_none=True, exclude_unset=True)
 
 
 def parse_request(data: Any, cls: type[ChatCompletionRequest] = ChatCompletionRequest) -> ChatCompletionRequest:

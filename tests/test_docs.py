@@ -15,7 +15,7 @@ import pytest
 import chatplan
 from chatplan import ChatCompletionRequest, ChatPipeline
 from chatplan.families import built_in_formats
-from chatplan.guided.lark import _TYPES
+from chatplan.guided.tags import TYPES
 from chatplan.schemas.formats import ENFORCED, PATTERNS
 
 ROOT = Path(__file__).parents[1]
@@ -121,10 +121,10 @@ def test_the_table_of_families_is_that_of_the_files() -> None:
 
 def test_the_table_of_structural_tags_is_that_of_the_code() -> None:
     rows = table(DOCS / "guided.md", "type")
-    for name, keys in _TYPES.items():
+    for name, keys in TYPES.items():
         assert set(re.findall(r"`(\w+)`", rows[name][0])) == keys, name
         assert "guidance" in rows[name][2]
-    assert all("guidance" not in rows[name][2] for name in set(rows) - set(_TYPES))
+    assert all("guidance" not in rows[name][2] for name in set(rows) - set(TYPES))
 
 
 def test_all_formats_that_are_enforced_are_listed() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from chatplan.errors import RequestError
 from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.lark import as_format
+from chatplan.guided.tags import as_format
 
 __all__ = ["one_constraint"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 __all__ = ["Constraint", "Kind"]
 
@@ -39,6 +39,21 @@ class Constraint:
     def of(cls, kind: Kind, value: Any, **more: Any) -> Constraint:
         """A constraint of a schema, a list or a structural tag that is given as an object."""
         return cls(kind, json.dumps(value, ensure_ascii=False), **more)
+
+    def problem(self) -> str | None:
+        """What is wrong with the object itself, whatever its text means; ``None`` when nothing is."""
+        if self.kind not in get_args(Kind):
+            return f"has the kind {self.kind!r}, not one of {', '.join(get_args(Kind))}"
+        if not isinstance(self.text, str):
+            return f"has a text of type {type(self.text).__name__}"
+        if self.kind in ("regex", "grammar"):
+            return None
+        try:
+            value = self.value
+        except ValueError:
+            return "has a text that is no JSON"
+        listed = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+        return "needs a list of strings" if self.kind == "choice" and not listed else None
 
     @property
     def value(self) -> Any:

@@ -123,7 +123,7 @@ class Enforcer:
         reasons, passing = [], False
         for name in names:
             try:
-                return Outcome(name, self.backends[name].compile(constraint))
+                return Outcome(name, self._grammar(name, constraint))
             except CannotEnforce as error:
                 passing = passing or error.passing
                 if error.wrong:
@@ -133,6 +133,18 @@ class Enforcer:
             return Outcome(reason=f"{names[0]} cannot enforce it: {reasons[0][1]}", passing=passing)
         each = "; ".join(f"{name}: {reason}" for name, reason in reasons)
         return Outcome(reason=f"no backend can enforce all of it ({each})", passing=passing)
+
+    def _grammar(self, name: str, constraint: Constraint) -> Grammar:
+        """What one backend makes of it. A bug in one is no reason not to ask the next."""
+        try:
+            grammar = self.backends[name].compile(constraint)
+        except CannotEnforce:
+            raise
+        except Exception as error:
+            raise CannotEnforce(f"it failed with {type(error).__name__}: {error}") from error
+        if not isinstance(grammar, Grammar):
+            raise CannotEnforce(f"its compile() returned {type(grammar).__name__}, not a Grammar")
+        return grammar
 
 
 class Outcome:

@@ -8,76 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 from chatplan.guided.backend import CannotEnforce
-from chatplan.guided.constraint import Constraint
-from chatplan.guided.vocabulary import FORMATS, JSON_STRING, portable
+from chatplan.guided.honours import Honours, Schema
+from chatplan.guided.patterns import FORMATS, portable
+from chatplan.guided.values import TYPES, are_disjoint, is_exact, is_of, takes, whole
+from chatplan.guided.vocabulary import JSON_STRING
 
-__all__ = ["Honours", "Schema", "choices", "honoured", "json_value"]
-
-Schema = dict[str, Any]
+__all__ = ["honoured"]
 
 _ANNOTATIONS = frozenset(
     "title description default examples example deprecated readOnly writeOnly discriminator contentMediaType "
     "contentEncoding contentSchema $comment $defs definitions".split()
 )
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "string": (str,), "number": (int, float), "integer": (int, float), "boolean": (bool,), "null": (type(None),),
-    "object": (dict,), "array": (list,),
-}  # fmt: skip
 _MOST_ALTERNATIVES = 10_000
-_GREATEST = 2**53  # beyond, not every whole number is a double, which libraries read numbers as
-
-
-@dataclass(frozen=True)
-class Honours:
-    """What a library enforces.
-
-    Attributes:
-        library: its name, for errors.
-        keywords: those it enforces, by the ``type`` beside them.
-        recursion: whether schemas may refer to themselves.
-        lengths: whether it counts the characters of strings itself; otherwise an expression does, without escapes.
-        refuse: says why it cannot enforce a schema in our spelling, or returns "". The alternatives of an ``anyOf`` are
-            those that its references come to; ``nested`` says that one of these is an ``anyOf``.
-    """
-
-    library: str
-    keywords: Mapping[str, Collection[str]]
-    recursion: bool = True
-    lengths: bool = True
-    refuse: Callable[[Schema], str] = lambda schema: ""
-
-
-def json_value(constraint: Constraint) -> Any:
-    """The constraint's text as an object.
-
-    Raises:
-        CannotEnforce: it is not JSON, or has characters that are not Unicode.
-    """
-    try:
-        value = constraint.value
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except RecursionError:
-        raise CannotEnforce("it is nested too deeply", wrong=True) from None
-    except ValueError as error:
-        raise CannotEnforce(f"not valid JSON: {error}", wrong=True) from None
-    return value
-
-
-def choices(constraint: Constraint) -> list[str]:
-    """The texts of which the answer is to be one, each once.
-
-    Raises:
-        CannotEnforce: they are not texts, or there are none.
-    """
-    value = json_value(constraint)
-    if not isinstance(value, list) or not value or not all(isinstance(choice, str) for choice in value):
-        raise CannotEnforce("choices must be a list of texts that is not empty", wrong=True)
-    return list(dict.fromkeys(value))
 
 
 def honoured(schema: Any, honours: Honours, place: str = "") -> Schema:
@@ -111,7 +57,7 @@ class _Walk:
             self._plain({"$ref": name})
         for place, exclusive, union in self.unions:
             parts = [self._plain(alternative) for alternative in union["anyOf"]]
-            if exclusive and not _are_disjoint(parts):
+            if exclusive and not are_disjoint(parts):
                 raise self.refused(place, "it does not enforce that one alternative alone matches")
             nested = any(
                 "$ref" in alternative and len(part) > 1 for alternative, part in zip(union["anyOf"], parts, strict=True)
@@ -124,7 +70,7 @@ class _Walk:
 
     def schema(self, node: Any, place: str) -> Schema:
         if node is True or node == {}:
-            return self._any_of([self._of_type(name, {}, place) for name in _TYPES if name != "integer"], place)
+            return self._any_of([self._of_type(name, {}, place) for name in TYPES if name != "integer"], place)
         if not isinstance(node, dict):
             raise self.refused(place, "no value matches false" if node is False else "it is neither an object nor true")
         skipped = _ANNOTATIONS | {"$schema", "$id"} if place == self.start else _ANNOTATIONS
@@ -211,15 +157,15 @@ class _Walk:
     def values(self, rest: Schema, key: str, place: str) -> Schema:
         self.only(rest, (key, "type"), place, repr(key))
         values = [rest[key]] if key == "const" else rest[key]
-        names = self._type_names(rest["type"], place) if "type" in rest else tuple(_TYPES)
-        found = [v for v in values if any(_is_of(v, name) for name in names)] if isinstance(values, list) else []
-        if not found or not all(map(_is_exact, found)):
+        names = self._type_names(rest["type"], place) if "type" in rest else tuple(TYPES)
+        found = [v for v in values if any(is_of(v, name) for name in names)] if isinstance(values, list) else []
+        if not found or not all(map(is_exact, found)):
             raise self.refused(f"{place}/{key}", "it needs a list of values, with no whole number beyond 2**53")
         return self._check({"enum": found}, f"{place}/{key}")
 
     def _type_names(self, names: Any, place: str) -> Sequence[str]:
         found = names if isinstance(names, list) else [names]
-        if not found or not all(isinstance(name, str) and name in _TYPES for name in found):
+        if not found or not all(isinstance(name, str) and name in TYPES for name in found):
             raise self.refused(f"{place}/type", "it is no type of JSON, nor a list of types", wrong=True)
         return found
 
@@ -228,13 +174,13 @@ class _Walk:
         known = {name: {"type", *self.honours.keywords.get(name, ())} for name in names}
         self.only(rest, set[str]().union(*known.values()), place, f'"type": {json.dumps(rest.get("type"))}')
         for word, value in rest.items():
-            if not _VALUES.get(word, _is_exact)(value):
+            if not takes(word, value):
                 raise self.refused(f"{place}/{word}", f"{word!r} has no such value", wrong=True)
         parts = [self._of_type(name, {k: rest[k] for k in rest if k in known[name]}, place) for name in names]
         return parts[0] if len(parts) == 1 else self._any_of(parts, f"{place}/type")
 
     def _of_type(self, name: str, rest: Schema, place: str) -> Schema:
-        rest = {key: _whole(value) for key, value in rest.items()} | {"type": name}
+        rest = {key: whole(value) for key, value in rest.items()} | {"type": name}
         for least, most in (("minLength", "maxLength"), ("minItems", "maxItems")):
             if rest.get(least, 0) > rest.get(most, rest.get(least, 0)):
                 raise self.refused(f"{place}/{most}", f"no value has {least!r} and {most!r}")
@@ -296,57 +242,6 @@ _FORMS: Mapping[str, _Read] = {
 def _counted(rest: Schema) -> str:
     character = portable(r"[\s\S]", forbidden=JSON_STRING)
     return f"{character}{{{rest.get('minLength', 0)},{rest.get('maxLength', '')}}}"
-
-
-def _is_of(value: Any, name: str) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return isinstance(value, _TYPES[name]) and name not in ("number", "integer")
-    return name == "number" or (name == "integer" and value == int(value))
-
-
-def _is_exact(value: Any) -> bool:
-    """Whether all numbers in it are read alike by all libraries."""
-    if isinstance(value, (list, dict)):
-        return all(map(_is_exact, value.values() if isinstance(value, dict) else value))
-    return not isinstance(value, int) or abs(value) <= _GREATEST
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and _is_exact(value)
-
-
-def _is_count(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < 2**31 and value == int(value)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value) and len({*value}) == len(value)
-
-
-_VALUES: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_count),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"), _is_number),
-    **dict.fromkeys(("pattern", "format"), lambda value: isinstance(value, str)),
-    "properties": lambda value: isinstance(value, dict),
-    "prefixItems": lambda value: isinstance(value, list) and bool(value),
-    "required": _are_names,
-}
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _are_disjoint(parts: Sequence[Sequence[Schema]]) -> bool:
-    """Whether no value is of two of them, which we know by the types of JSON alone."""
-    names = [{name for schema in part for name in _names(schema)} for part in parts]
-    return sum(map(len, names)) == len(set[str]().union(*names))
-
-
-def _names(schema: Schema) -> set[str]:
-    if "enum" in schema:
-        return {name for name in _TYPES for value in schema["enum"] if name != "integer" and _is_of(value, name)}
-    return {"number" if schema["type"] == "integer" else schema["type"]}
 
 
 def _escaped(key: str) -> str:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from chatplan.guided.backend import CannotEnforce
+from chatplan.guided.tags import TYPES, as_format, goes_on, listed, texts
 from chatplan.schemas.prepare import prepare
 
 if TYPE_CHECKING:
@@ -75,53 +76,6 @@ def structural_tag_to_lark(tag: Mapping[str, Any], whitespace: str, model: Model
     return LLMatcher.grammar_from_lark("\n".join([f"start: {start}", *writer.rules]) + _NO_FORCING)
 
 
-def as_format(tag: Any) -> Any:
-    """The ``format`` of a structural tag in any of its spellings.
-
-    Raises:
-        CannotEnforce: it is none of them.
-    """
-    if not isinstance(tag, Mapping):
-        raise CannotEnforce(f"a structural tag is an object, got {tag!r:.60}", wrong=True)
-    if "structures" not in tag and tag.get("type") != "structural_tag":
-        return tag
-    known = ("type", "structures", "triggers") if "structures" in tag else ("type", "format")
-    if set(tag) - {*known} or set(known[1:]) - set(tag):
-        raise CannotEnforce(f"a structural tag has {' and '.join(known[1:])}, got {', '.join(tag)}", wrong=True)
-    if "format" in tag:
-        return tag["format"]
-    tags = [_structure(item, f"/structures/{at}") for at, item in enumerate(_listed(tag, "structures", ""))]
-    return {"type": "triggered_tags", "triggers": tag["triggers"], "tags": tags}
-
-
-def _structure(item: Any, place: str) -> dict[str, Any]:
-    if not isinstance(item, Mapping) or set(item) != {"begin", "schema", "end"}:
-        raise CannotEnforce("a structure has begin, schema and end", place, wrong=True)
-    schema = item["schema"]
-    try:
-        schema = json.loads(schema) if isinstance(schema, str) else schema
-    except ValueError as error:
-        raise CannotEnforce(f"is no JSON: {error}", f"{place}/schema", wrong=True) from None
-    content = {"type": "json_schema", "json_schema": schema}
-    return {"type": "tag", "begin": item["begin"], "content": content, "end": item["end"]}
-
-
-def _listed(part: Any, key: str, place: str, least: int = 0) -> list[Any]:
-    """The list under ``key``."""
-    found = part[key]
-    if not isinstance(found, list) or len(found) < least:
-        raise CannotEnforce(f"should be a list{' of at least one' * (least > 0)}", f"{place}/{key}", wrong=True)
-    return found
-
-
-def _texts(part: Any, key: str, place: str, least: int = 0) -> list[str]:
-    """The texts under ``key``; none may be empty."""
-    found = _listed(part, key, place, least) if key in part or least else []
-    if not all(isinstance(text, str) and text for text in found):
-        raise CannotEnforce("should be a list of texts, none of them empty", f"{place}/{key}", wrong=True)
-    return found
-
-
 class _Writer:
     """Writes a format as Lark rules; every part becomes a rule, so that parts can be repeated and joined."""
 
@@ -134,9 +88,9 @@ class _Writer:
         """The name of the rule that matches ``part``."""
         kind = part.get("type") if isinstance(part, Mapping) else None
         method: Callable[[Any, str], str] | None = getattr(self, f"_{kind}", None) if isinstance(kind, str) else None
-        if method is None or not isinstance(kind, str) or kind not in _TYPES:
-            raise CannotEnforce(f"type should be one of {', '.join(_TYPES)}, got {kind!r}", place)
-        unknown = set(part) - _TYPES[kind] - {"type"}
+        if method is None or not isinstance(kind, str) or kind not in TYPES:
+            raise CannotEnforce(f"type should be one of {', '.join(TYPES)}, got {kind!r}", place)
+        unknown = set(part) - TYPES[kind] - {"type"}
         if unknown:
             raise CannotEnforce(f"{kind} has no {', '.join(sorted(unknown))} here", place)
         try:
@@ -173,18 +127,18 @@ class _Writer:
         return f"/{_checked(part['pattern'], place + '/pattern')}/" if part["pattern"] else '""'
 
     def _any_text(self, part: Any, place: str) -> str:
-        return self._free_text(_texts(part, "excludes", place))
+        return self._free_text(texts(part, "excludes", place))
 
     def _sequence(self, part: Any, place: str) -> str:
-        elements = _listed(part, "elements", place)
+        elements = listed(part, "elements", place)
         for at, (one, following) in enumerate(pairwise(elements)):
             begin = following.get("begin", following.get("value")) if isinstance(following, Mapping) else None
-            if _goes_on(one) and not self.begins_special(begin):
+            if goes_on(one) and not self.begins_special(begin):
                 raise CannotEnforce("takes in what follows it; put it into a tag", f"{place}/elements/{at}")
         return " ".join(self._each(part, place)) or '""'
 
     def _or(self, part: Any, place: str) -> str:
-        _listed(part, "elements", place, least=1)
+        listed(part, "elements", place, least=1)
         return " | ".join(self._each(part, place))
 
     def _each(self, part: Any, place: str) -> list[str]:
@@ -200,13 +154,13 @@ class _Writer:
         return f"{self.write(part['content'], place + '/content')}*"
 
     def _tag(self, part: Any, place: str) -> str:
-        ends = _listed(part, "end", place, least=1) if isinstance(part["end"], list) else [part["end"]]
+        ends = listed(part, "end", place, least=1) if isinstance(part["end"], list) else [part["end"]]
         content, body = part["content"], ""
-        if all(map(self.begins_special, ends)) or not _goes_on(content):
+        if all(map(self.begins_special, ends)) or not goes_on(content):
             end = self.rule(" | ".join(map(self.text, ends)))
             body = f"{self.write(content, place + '/content')} {end}"
         elif content.get("type") == "any_text" and set(content) <= {"type", "excludes"} and "" not in ends:
-            body = self._text_up_to(ends, _texts(content, "excludes", f"{place}/content"))
+            body = self._text_up_to(ends, texts(content, "excludes", f"{place}/content"))
         else:
             raise CannotEnforce("takes in the end of its tag", f"{place}/content")
         return f"{self.text(part['begin'])} {body}"
@@ -226,15 +180,15 @@ class _Writer:
 
     def _tags_with_separator(self, part: Any, place: str) -> str:
         one = self.rule(
-            " | ".join(self.write(tag, f"{place}/tags/{at}") for at, tag in enumerate(_listed(part, "tags", place, 1)))
+            " | ".join(self.write(tag, f"{place}/tags/{at}") for at, tag in enumerate(listed(part, "tags", place, 1)))
         )
         more = "" if part.get("stop_after_first") else f" ({self.text(part['separator'])} {one})*"
         return f"{one}{more}" if part.get("at_least_one") else f"({one}{more})?"
 
     def _triggered_tags(self, part: Any, place: str) -> str:
         """Free text in which a trigger begins a tag; a tag's own rule goes on behind the trigger."""
-        triggers, tags = _texts(part, "triggers", place, least=1), _listed(part, "tags", place)
-        excludes = _texts(part, "excludes", place)
+        triggers, tags = texts(part, "triggers", place, least=1), listed(part, "tags", place)
+        excludes = texts(part, "excludes", place)
         for at, tag in enumerate(tags):
             if not tag["begin"].startswith(tuple(triggers)):
                 raise CannotEnforce("begins with none of the triggers", f"{place}/tags/{at}/begin", wrong=True)
@@ -274,21 +228,6 @@ class _Writer:
         return name
 
 
-def _goes_on(part: Any) -> bool:
-    """Whether a part ends in free text, which takes in whatever is written behind it."""
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind == "any_text":
-        return True
-    if kind == "triggered_tags":
-        return not (part.get("at_least_one") and part.get("stop_after_first"))
-    if kind in ("optional", "plus", "star"):
-        return _goes_on(part.get("content"))
-    elements = part.get("elements") if kind in ("sequence", "or") else None
-    if not isinstance(elements, list):
-        return False
-    return any(map(_goes_on, elements[-1:] if kind == "sequence" else elements))
-
-
 def _pattern(regex: str) -> str:
     """A regular expression as it stands between the slashes of a Lark terminal."""
     from llguidance import regex_to_lark
@@ -305,20 +244,3 @@ def _checked(regex: str, place: str) -> str:
     if error:
         raise CannotEnforce(error[:300], place)
     return pattern
-
-
-_TYPES: Mapping[str, frozenset[str]] = {
-    "const_string": frozenset({"value"}),
-    "json_schema": frozenset({"json_schema"}),
-    "regex": frozenset({"pattern"}),
-    "any_text": frozenset({"excludes"}),
-    "sequence": frozenset({"elements"}),
-    "or": frozenset({"elements"}),
-    "optional": frozenset({"content"}),
-    "plus": frozenset({"content"}),
-    "star": frozenset({"content"}),
-    "tag": frozenset({"begin", "content", "end"}),
-    "tags_with_separator": frozenset({"tags", "separator", "at_least_one", "stop_after_first"}),
-    "triggered_tags": frozenset({"triggers", "tags", "at_least_one", "stop_after_first", "excludes"}),
-}
-"""The types of format that have a form in Lark, and their keys."""

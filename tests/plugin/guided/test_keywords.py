@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from chatplan.guided import CannotEnforce, Constraint
-from chatplan.guided.keywords import Honours, choices, honoured, json_value
-from chatplan.guided.vocabulary import FORMATS, JSON_STRING, NUL, portable, token_bytes
+from chatplan.guided.honours import Honours
+from chatplan.guided.keywords import honoured
+from chatplan.guided.patterns import FORMATS, portable
+from chatplan.guided.values import choices, json_value
+from chatplan.guided.vocabulary import JSON_STRING, NUL, token_bytes
 from chatplan.standin import stand_in
 
 ALL = Honours(

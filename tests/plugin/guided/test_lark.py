@@ -12,7 +12,8 @@ import torch
 from chatplan import ChatPipeline, ModelInfo
 from chatplan.guided.backend import CannotEnforce, Grammar
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.lark import as_format, is_ebnf, lark_grammar
+from chatplan.guided.lark import is_ebnf, lark_grammar
+from chatplan.guided.tags import as_format
 from chatplan.hooks.guidance import GuidanceBackend
 from chatplan.standin import stand_in
 

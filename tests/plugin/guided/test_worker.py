@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from chatplan.guided import CannotEnforce
-from chatplan.guided.keywords import Honours
+from chatplan.guided.honours import Honours
 from chatplan.guided.worker import Worker
 
 SCRIPT = """

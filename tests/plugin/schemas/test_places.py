@@ -80,7 +80,12 @@ def test_parts_that_fail_only_together_are_the_whole() -> None:
 
 def test_definitions_go_along() -> None:
     seen: list[Any] = []
-    place_of({"items": {"type": "null"}, "not": True, "$defs": {"x": GOOD}}, lambda part: not seen.append(part))
+
+    def noted(part: Any) -> bool:
+        seen.append(part)
+        return True
+
+    place_of({"items": {"type": "null"}, "not": True, "$defs": {"x": GOOD}}, noted, seconds=60)
     assert {"type": "null", "$defs": {"x": GOOD}} in seen
     assert True in seen
 

@@ -94,7 +94,7 @@ FORMATS: list[tuple[str, str, str]] = [  # format, valid, invalid
     ("uri-template", "http://a/{b} {+b,c*} a{?d:3}", "{ {b a{}"),
     ("json-pointer", "/a/b /~0~1 /", "a /~ /~2"),
     ("relative-json-pointer", "0 1/a 0#", "/a 01/a -1 #"),
-    ("uuid", "2eb8aa08-aa98-11ea-b4aa-73b441d16380", "2eb8aa08aa9811eab4aa73b441d16380 2eb8aa08-aa98-11ea-b4aa-73b441d163"),
+    ("uuid", "2eb8aa08-aa98-11ea-b4aa-73b441d16380", "2eb8aa08aa9811eab4aa73b441d16380 2eb8aa08-aa98-11ea"),
 ]  # fmt: skip
 
 
