@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 _PLACE = re.compile(r"^at \d+\(\d+\): ")
+_MOST_PROPERTIES = 3000  # of one object; compiling takes time by their square, and a second for these
 _BYTES_PER_CHARACTER = 400  # of a compiled grammar, with the lexer states of a few hundred tokens
 
 
@@ -84,7 +85,10 @@ class GuidanceBackend(GrammarBackend):
 
         # Overrides win over an `x-guidance` key of the schema, which could make the grammar lenient.
         options = {"whitespace_pattern": constraint.whitespace, "lenient": False, "coerce_one_of": False}
-        schema = json.dumps(prepare(constraint.value), ensure_ascii=False)
+        prepared = prepare(constraint.value)
+        if widest(prepared) > _MOST_PROPERTIES:
+            raise CannotEnforce(f"an object has more than {_MOST_PROPERTIES} properties", wrong=True)
+        schema = json.dumps(prepared, ensure_ascii=False)
         return LLMatcher.grammar_from_json_schema(schema, overrides=options)  # type: ignore[arg-type]
 
     def _regex(self, constraint: Constraint) -> str:
@@ -136,6 +140,12 @@ class GuidanceMatcher(Matcher):
     def _check(self) -> None:
         if self.matcher.is_error():
             raise ValueError(brief(self.matcher.get_error()))
+
+
+def widest(schema: Any) -> int:
+    """The most values that an object in ``schema`` has."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    return max([len(schema) if isinstance(schema, dict) else 0, *map(widest, inner)])
 
 
 def make_tokenizer(model: ModelInfo) -> LLTokenizer:

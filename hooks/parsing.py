@@ -10,6 +10,7 @@ from chatplan.answering import NEEDS_PARSER, answer_prefix, can_parse, offers_to
 from chatplan.calls import CallStream, arguments_text, call_deltas
 from chatplan.errors import RequestError
 from chatplan.families import AnswerFormat, read_pythonic
+from chatplan.guided.wishes import wished
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.output import OutputStage, StageState, Step
@@ -26,7 +27,8 @@ class ParseAnswer(OutputStage):
     """Tells reasoning and calls from content, in the format ``format``.
 
     ``calls_end`` says whether an answer that calls tools ends with ``tool_calls``, which one that was made to call a
-    certain tool does not; ``parallel`` whether it may call more than one.
+    certain tool does not; ``parallel`` whether it may call more than one; ``once`` that there is no second reasoning:
+    in an answer that must match something, marks are text.
     """
 
     order: ClassVar[OutputOrder] = OutputOrder.REASONING
@@ -34,6 +36,7 @@ class ParseAnswer(OutputStage):
     include_reasoning: bool
     calls_end: bool
     parallel: bool
+    once: bool
     reader: AnswerFormat = field(repr=False, compare=False)
     prefix: str = field(repr=False, compare=False)
     tools: tuple[dict[str, Any], ...] = field(repr=False, compare=False)
@@ -54,7 +57,7 @@ class _Parsing(StageState):
         self.wish = wish
         self.unread = ""
         self.calls = 0
-        self.over = False
+        self.over = self.plain = False
         self._begin(wish.prefix)
 
     def feed(self, step: Step) -> None:
@@ -91,6 +94,8 @@ class _Parsing(StageState):
 
     def _read(self, text: str, step: Step) -> None:
         for at, character in enumerate(text):
+            if self.plain:
+                step.text += text[at:]
             if self.over:
                 return
             self.unread += character
@@ -113,6 +118,10 @@ class _Parsing(StageState):
                 self.unstreamed += event["text"]
             elif event["type"] == "region_chunk":
                 self._text_chunk(event["field"], event["text"], step)
+                if self.wish.once and event["field"] == "content":
+                    self._rest_is_text(self.unread, step)
+            elif event["type"] == "region_close" and self.wish.once:
+                self._reasoning_is_over(step)
             elif event["type"] == "region_close" and is_call:
                 self._call_close(event["value"], step)
 
@@ -122,6 +131,16 @@ class _Parsing(StageState):
             step.text += text
         elif self.wish.include_reasoning:
             step.reasoning += text
+
+    def _reasoning_is_over(self, step: Step) -> None:
+        marks = self.wish.reader.reasoning
+        _, closed, rest = self.unread.partition(marks.close) if marks else ("", "", "")
+        if closed:
+            self._rest_is_text(rest.lstrip(), step)
+
+    def _rest_is_text(self, held_back: str, step: Step) -> None:
+        step.text += held_back
+        self.plain = self.over = True
 
     def _call_open(self) -> None:
         """What stands before the mark that opens the call is marks of other regions."""
@@ -217,6 +236,7 @@ def output_stages(request: ChatCompletionRequest, prompt: Prompt, model: ModelIn
             # OpenAI's rule: what was made to call a named tool ends like any answer.
             isinstance(request.tool_choice, str),
             request.parallel_tool_calls,
+            not offers_tools(request) and wished(request) is not None,
             reader,
             answer_prefix(request, prompt, reader),
             tuple(tools),

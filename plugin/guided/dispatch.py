@@ -13,6 +13,7 @@ from cachetools import LRUCache
 from chatplan.errors import RequestError
 from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend
 from chatplan.guided.constraint import Constraint
+from chatplan.guided.patterns import class_operator
 from chatplan.settings import Settings
 
 __all__ = ["BACKEND_FIELD", "Enforcer"]
@@ -57,6 +58,9 @@ class Enforcer:
         if length > self.settings.guided_bytes:
             limit = f"{self.settings.guided_bytes} bytes (the setting guided_bytes)"
             raise RequestError(f"is longer than {limit}, got {length}", param=constraint.param)
+        if constraint.kind == "regex" and (operator := class_operator(constraint.text)):
+            reason = f"has {operator} in a class, which not all dialects read alike; write it as \\{operator[0]}"
+            raise RequestError(reason, param=constraint.param)
         # What surrounds the constraint, and which field it comes from, is no matter of the backends.
         core = replace(constraint, before="", after="", thinking=False, param="")
         outcome = self._outcome(core, wanted, names, constraint.param)

@@ -222,7 +222,7 @@ class _Walk:
         if "prefixItems" not in rest:
             return rest if items is True else {**rest, "items": self.schema(items, f"{place}/items")}
         parts = rest["prefixItems"]
-        if not isinstance(items, bool) or rest.get("minItems", 0) > len(parts) > rest.get("maxItems", len(parts)):
+        if not isinstance(items, bool) or not rest.get("minItems", 0) <= len(parts) <= rest.get("maxItems", len(parts)):
             raise self.refused(
                 f"{place}/prefixItems", "it does not enforce other items beside these, nor another count"
             )

@@ -81,7 +81,9 @@ class _Writer:
 
     def __init__(self, whitespace: str, model: ModelInfo) -> None:
         self.whitespace = whitespace
-        self.special = {text: token for token, text in model.tokens.special.items()}
+        # What ends an answer cannot stand inside of one: its name is text like any other.
+        ends = model.eos_token_ids
+        self.special = {text: token for token, text in model.tokens.special.items() if token not in ends}
         self.rules: list[str] = []
 
     def write(self, part: Any, place: str) -> str:
@@ -156,7 +158,13 @@ class _Writer:
     def _tag(self, part: Any, place: str) -> str:
         ends = listed(part, "end", place, least=1) if isinstance(part["end"], list) else [part["end"]]
         content, body = part["content"], ""
-        if all(map(self.begins_special, ends)) or not goes_on(content):
+        if (
+            isinstance(content, Mapping)
+            and content.get("type") == "regex"
+            and all(end and not self.holds_special(end) for end in ends)
+        ):
+            body = self._regex_with_end(content, ends, f"{place}/content")
+        elif all(map(self.begins_special, ends)) or not goes_on(content):
             end = self.rule(" | ".join(map(self.text, ends)))
             body = f"{self.write(content, place + '/content')} {end}"
         elif content.get("type") == "any_text" and set(content) <= {"type", "excludes"} and "" not in ends:
@@ -164,6 +172,18 @@ class _Writer:
         else:
             raise CannotEnforce("takes in the end of its tag", f"{place}/content")
         return f"{self.text(part['begin'])} {body}"
+
+    def _regex_with_end(self, content: Any, ends: list[str], place: str) -> str:
+        """One terminal, which is greedy as a whole: the expression alone could take in the end."""
+        self._regex(content, place)
+        spelled = "|".join(_pattern(re.escape(text)) for text in ends)
+        name = f"T{len(self.rules)}"
+        self.rules.append(f"{name}: /(?:{_pattern(content['pattern'])})(?:{spelled})/")
+        return name
+
+    def holds_special(self, text: Any) -> bool:
+        """Whether the name of a special token is in a text."""
+        return not isinstance(text, str) or any(name in text for name in self.special)
 
     def _text_up_to(self, ends: list[str], excludes: Sequence[str]) -> str:
         """Free text and the first of ``ends`` that comes. Terminals are greedy, so that a text is one with its end."""

@@ -12,7 +12,7 @@ import re
 from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.vocabulary import NUL, Ranges, common, escaped, spelled, without
 
-__all__ = ["FORMATS", "portable"]
+__all__ = ["class_operator", "FORMATS", "portable"]
 
 _DIGITS: Ranges = ((0x30, 0x39),)
 _WORDS: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
@@ -222,3 +222,13 @@ class _Reader:
 
 def _is_count(low: str, high: str) -> bool:
     return 0 < len(low) <= 5 and len(high) <= 5 and int(low) <= int(high)
+
+
+def class_operator(pattern: str) -> str | None:
+    """The first ``[``, ``&&``, ``--`` or ``~~`` inside a class: a nested class to some dialects, characters to others."""
+    in_class = False
+    for piece in re.findall(r"\\.|&&|--|~~|\[\^?\]?|[^\\]", pattern, re.DOTALL):
+        if in_class and (piece[0] == "[" or piece in ("&&", "--", "~~")):
+            return "[" if piece[0] == "[" else piece
+        in_class = piece[0] == "[" or (in_class and piece != "]")
+    return None

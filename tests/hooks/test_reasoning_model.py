@@ -223,3 +223,9 @@ def type_of_force(pipe: ChatPipeline) -> Any:
     """The plugin of the fixture, which tests cannot import."""
     manager = pipe.chat.plugins._manager
     return manager.get_plugin("Force")
+
+
+@pytest.mark.parametrize("text", ["a <think>b</think> c", "</think>", "a </think>"])
+def test_marks_in_an_answer_that_must_match_are_text(chat: Chat, text: str) -> None:
+    reasoning, content, _ = both(chat, "abc</think>", guided_choice=[text])
+    assert (reasoning, content) == ("abc", text)

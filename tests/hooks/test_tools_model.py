@@ -267,3 +267,27 @@ def test_what_was_called_is_told_again(pipe: ChatPipeline) -> None:
     assert f"<|im_start|>assistant\n{asked}<|im_end|>" in text
     assert "<|im_start|>user\n<tool_response>\n22 °C\n</tool_response><|im_end|>" in text
     assert pipe(history, tools=TOOLS, max_tokens=3).choices[0].finish_reason == "length"
+
+
+OPEN: dict[str, Any] = {"properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+def test_arguments_are_an_object_though_the_schema_does_not_say_so(pipe: ChatPipeline) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": OPEN}}]
+    answer = pipe(ASK, tools=tools, tool_choice="required", temperature=2, seed=5, n=3, max_tokens=60)
+    for choice in answer.choices:
+        assert choice.message.tool_calls[0].function.arguments.startswith("{")
+
+
+@pytest.mark.parametrize(
+    ("function", "place", "reason"),
+    [
+        ({"name": "f", "parameters": {"type": "string"}}, "parameters.type", "should be object"),
+        ({"name": "f", "parameters": {"properties": {"a": {"type": "q"}}}}, "parameters", "at /properties/a/type"),
+        ({"name": "a<|im_end|>b"}, "name", "special token"),
+    ],
+)
+def test_functions_that_cannot_be_called(pipe: ChatPipeline, function: Any, place: str, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason) as caught:
+        pipe.plan(ASK, tools=[{"type": "function", "function": function}], tool_choice="required")
+    assert caught.value.param == f"tools[0].function.{place}"

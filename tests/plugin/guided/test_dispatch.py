@@ -139,7 +139,7 @@ def test_what_a_backend_raises_is_an_error_of_the_request() -> None:
         raise SystemExit("lost") if constraint.text == "exit" else ZeroDivisionError("oh")
 
     work = enforcer(Fake("a", broken), Fake("b"))
-    assert str(refusal(work, regex("x"))) == "guided_regex: cannot be compiled: ZeroDivisionError: oh"
+    assert str(refusal(work, regex("x"), "a")).endswith("a cannot enforce it: it failed with ZeroDivisionError: oh")
     assert str(refusal(work, regex("exit"))) == "guided_regex: cannot be compiled: SystemExit: lost"
 
 
@@ -288,3 +288,28 @@ def test_a_refusal_that_may_pass_is_not_kept(passing: bool) -> None:
     finished(work)
     refusal(work, regex("x"))
     assert len(backend.asked) == (2 if passing else 1)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "operator"),
+    [("[a&&b]", "&&"), ("[[a]b]", "["), ("[a-z--b]", "--"), ("[a~~b]", "~~"), ("x[^[]", "["), ("[[:alpha:]]", "[")],
+)
+def test_what_dialects_read_differently_is_refused(pattern: str, operator: str) -> None:
+    backend = Fake("a")
+    assert f"has {operator} in a class" in str(refusal(enforcer(backend), regex(pattern)))
+    assert backend.asked == []
+
+
+@pytest.mark.parametrize("pattern", [r"[\[a\]]", "[]a]", "a--b&&c", "[a-]", "[&a]", r"\[[a]\]"])
+def test_what_all_read_alike_is_not(pattern: str) -> None:
+    assert enforcer(Fake("a")).compile(regex(pattern))[0] == "a"
+
+
+def broken(constraint: Constraint) -> int:
+    raise ZeroDivisionError("oops")
+
+
+def test_a_bug_in_one_backend_does_not_keep_auto_from_the_next() -> None:
+    work = enforcer(Fake("a", broken), Fake("b"))
+    assert work.compile(regex("x"))[0] == "b"
+    assert "a cannot enforce it: it failed with ZeroDivisionError: oops" in str(refusal(work, regex("x"), "a"))

@@ -97,3 +97,23 @@ def test_a_plugins_constraint(new_chat: Callable[..., Chat]) -> None:
 def test_what_a_plugin_returns_must_be_a_constraint(new_chat: Callable[..., Chat]) -> None:
     with pytest.raises(PluginError, match="'mine': constraint returned str, not a Constraint"):
         text(new_chat([plugin(constraint=lambda: "a+")]))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        (Constraint("regex", 5), "a text of type int"),  # type: ignore[arg-type]
+        (Constraint("nope", "a"), "has the kind 'nope'"),  # type: ignore[arg-type]
+        (Constraint("json", "{bad"), "no JSON"),
+        (Constraint("choice", "[]"), "a list of strings"),
+    ],
+)
+def test_a_plugins_constraint_that_is_none(new_chat: Callable[..., Chat], wrong: Constraint, problem: str) -> None:
+    with pytest.raises(PluginError, match=f"'mine': its constraint .*{problem}"):
+        text(new_chat([plugin(constraint=lambda: wrong)]))
+
+
+@pytest.mark.parametrize("answer", ["guidance", [1], Capitals])
+def test_what_a_plugin_returns_must_be_a_backend(new_chat: Callable[..., Chat], answer: Any) -> None:
+    with pytest.raises(PluginError, match="'mine': grammar_backend returned .*, not a GrammarBackend with a name"):
+        text(new_chat([plugin(grammar_backend=lambda model: answer)]), guided_choice=["a"])
