@@ -12,7 +12,7 @@ import re
 from chatplan.guided.backend import CannotEnforce
 from chatplan.guided.vocabulary import NUL, Ranges, common, escaped, spelled, without
 
-__all__ = ["class_operator", "FORMATS", "portable"]
+__all__ = ["FORMATS", "class_operator", "portable"]
 
 _DIGITS: Ranges = ((0x30, 0x39),)
 _WORDS: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
@@ -225,7 +225,7 @@ def _is_count(low: str, high: str) -> bool:
 
 
 def class_operator(pattern: str) -> str | None:
-    """The first ``[``, ``&&``, ``--`` or ``~~`` inside a class: a nested class to some dialects, characters to others."""
+    """The first ``[``, ``&&``, ``--`` or ``~~`` inside a class, which some dialects read as more than characters."""
     in_class = False
     for piece in re.findall(r"\\.|&&|--|~~|\[\^?\]?|[^\\]", pattern, re.DOTALL):
         if in_class and (piece[0] == "[" or piece in ("&&", "--", "~~")):

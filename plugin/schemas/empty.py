@@ -15,7 +15,7 @@ from chatplan.schemas.values import ATOMS, atoms, kind, matches
 __all__ = ["Emptiness", "item_rule", "property_rules"]
 
 DEPTH = 6
-EFFORT = 60_000
+EFFORT = 100_000
 
 
 class Emptiness:
@@ -34,7 +34,7 @@ class Emptiness:
         self._effort -= len(flat)
         if depth > DEPTH or self._effort < 0:
             return False
-        types = self._types(flat)
+        types = self.types(flat)
         return all(self._none(name, flat, depth) for name in types) or self._split(flat, choices, depth)
 
     def together(self, nodes: Sequence[Node]) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ class Emptiness:
         return False
 
     def _denials(self, flat: list[dict[str, Any]]) -> Iterator[list[Node]]:
-        types = self._types(flat)
+        types = self.types(flat)
         for node in flat:
             if "not" in node:
                 try:
@@ -81,7 +81,8 @@ class Emptiness:
                     continue
                 yield denial["anyOf"] if isinstance(denial, dict) and denial.keys() == {"anyOf"} else [denial]
 
-    def _types(self, flat: list[dict[str, Any]]) -> frozenset[str]:
+    def types(self, flat: list[dict[str, Any]]) -> frozenset[str]:
+        """The atoms of the types that all of these schemas allow."""
         types = ATOMS
         for node in flat:
             types &= atoms(node["type"]) if "type" in node else types
@@ -89,14 +90,19 @@ class Emptiness:
                 types &= {kind(item) for item in value} if value else types
         return types
 
-    def _none(self, name: str, flat: list[dict[str, Any]], depth: int) -> bool:
-        """Whether no value of this type matches."""
-        finite = [
+    def values(self, flat: list[dict[str, Any]]) -> list[Any] | None:
+        """The values that may match all of these schemas, if they list some."""
+        lists = [
             [node["const"]] if "const" in node else node["enum"] for node in flat if {"const", "enum"} & node.keys()
         ]
-        if finite:
-            values = [value for value in min(finite, key=len) if kind(value) == name]
-            return all(any(matches(self._document, value, node) is False for node in flat) for value in values)
+        if not lists:
+            return None
+        return [v for v in min(lists, key=len) if all(matches(self._document, v, node) is not False for node in flat)]
+
+    def _none(self, name: str, flat: list[dict[str, Any]], depth: int) -> bool:
+        """Whether no value of this type matches."""
+        if (values := self.values(flat)) is not None:
+            return name not in map(kind, values)
         if name in ("integer", "fraction"):
             return _no_number(name, flat)
         if name == "string":

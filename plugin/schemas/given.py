@@ -19,6 +19,18 @@ class Given:
         self._empty = empty
         self._flat = empty.together(nodes)
 
+    def types(self) -> frozenset[str]:
+        """The atoms of the types that these values may have."""
+        return self._empty.types(self._flat)
+
+    def values(self) -> list[Any] | None:
+        """All of these values, and perhaps more, if they are listed."""
+        return self._empty.values(self._flat)
+
+    def requires(self, name: str) -> bool:
+        """Whether they have this property, those that are objects."""
+        return any(name in node.get("required", ()) for node in self._flat)
+
     def property(self, name: str) -> Given:
         """The values of a property of these values."""
         return Given(self._empty, [rule for node in self._flat for rule in property_rules(node, name)])

@@ -10,15 +10,26 @@ from chatplan.schemas.patterns import other_than
 from chatplan.schemas.reader import Document, Node
 from chatplan.schemas.values import ATOMS, atoms, kind, type_names
 
-__all__ = ["Around", "all_of", "any_of", "in_place", "in_place_names", "other_values", "possible_types"]
+__all__ = ["CONDITIONS", "Around", "all_of", "any_of", "in_place", "in_place_names", "other_values", "possible_types"]
+
+
+CONDITIONS = frozenset("if then else dependentRequired dependentSchemas oneOf".split())
 
 
 class Around(NamedTuple):
-    """What is known of a value from the schemas that apply to it: its types, and names of its properties."""
+    """What is known of a value from the schemas that apply to it.
+
+    Attributes:
+        types: the atoms of the types that it may have.
+        names: names of its properties that some schema treats by themselves.
+        required: names of properties that it has.
+        beside: schemas that it matches in any case, without their conditions.
+    """
 
     types: frozenset[str] = ATOMS
     names: tuple[str, ...] = ()
     required: frozenset[str] = frozenset()
+    beside: tuple[dict[str, Any], ...] = ()
 
 
 def all_of(nodes: Sequence[Node]) -> Node:

@@ -6,7 +6,7 @@ from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
 from chatplan.schemas.forms import pointer
-from chatplan.schemas.logic import Around, all_of, any_of, in_place_names, possible_types
+from chatplan.schemas.logic import CONDITIONS, Around, all_of, any_of, in_place_names, possible_types
 from chatplan.schemas.numbers import BOUNDS, short_forms, short_multiples, sound_constant, sound_numbers
 from chatplan.schemas.objects import COUNTED
 from chatplan.schemas.parts import Parts, is_condition
@@ -62,7 +62,9 @@ class Lowering:
     def _known(self, node: dict[str, Any], around: Around) -> Around:
         names = dict.fromkeys((*around.names, *in_place_names(self._document, node)))
         types = around.types & possible_types(self._document, node)
-        return Around(types, tuple(names), around.required | set(node.get("required", ())))
+        plain = {keyword: rule for keyword, rule in node.items() if keyword not in CONDITIONS and keyword != "not"}
+        beside = (*around.beside, plain) if plain else around.beside
+        return Around(types, tuple(names), around.required | set(node.get("required", ())), beside)
 
     def _constants(self, node: dict[str, Any], base: dict[str, Any], place: str) -> None:
         for keyword in ("const", "enum"):

@@ -10,7 +10,7 @@ from chatplan.guided.backend import CannotEnforce
 from chatplan.schemas.forms import pointer
 from chatplan.schemas.logic import all_of, any_of, other_values
 from chatplan.schemas.reader import Document, Node
-from chatplan.schemas.values import ATOMS, atoms, found, kind, type_names
+from chatplan.schemas.values import ATOMS, atoms, found, kind, matches, type_names
 
 if TYPE_CHECKING:
     from chatplan.schemas.given import Given
@@ -35,6 +35,10 @@ def opposite(
     document.spend(place)
     if depth > DEPTH:
         raise CannotEnforce("the opposite of a schema that refers to itself cannot be enforced", place)
+    values = given.values() if given else None
+    if values is not None and None not in (verdicts := [matches(document, value, node) for value in values]):
+        others = [value for value, verdict in zip(values, verdicts, strict=True) if not verdict]
+        return {"enum": others} if others else False
     return any_of(
         [way for keyword in node for way in _Opposite(document, node, types, place, depth, given).ways(keyword)]
     )
@@ -77,7 +81,8 @@ class _Opposite:
             yield {"type": name, **rules}
 
     def _not(self, node: Node, given: Given | None = None) -> Node:
-        return opposite(self._document, node, ATOMS, self._place, self._depth + 1, given)
+        types = given.types() if given else ATOMS
+        return opposite(self._document, node, types, self._place, self._depth + 1, given)
 
     def _not_here(self, node: Node) -> Node:
         """The opposite of a schema for the same value."""
@@ -114,7 +119,8 @@ class _Opposite:
 
     def _required(self, rule: list[str]) -> Iterator[Node]:
         for name in dict.fromkeys(rule):
-            yield from self._typed("object", {"properties": {name: False}})
+            if not (self._given and self._given.requires(name)):
+                yield from self._typed("object", {"properties": {name: False}})
 
     def _properties(self, rule: dict[str, Node]) -> Iterator[Node]:
         for name, item in rule.items():

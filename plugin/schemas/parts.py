@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from math import prod
 from typing import Any
 
 from chatplan.guided.backend import CannotEnforce
 from chatplan.schemas.arrays import contains, unique
+from chatplan.schemas.choices import Choices
 from chatplan.schemas.empty import Emptiness
 from chatplan.schemas.forms import pointer
 from chatplan.schemas.given import Given
-from chatplan.schemas.logic import Around, all_of, any_of
+from chatplan.schemas.logic import CONDITIONS, Around, all_of, any_of
 from chatplan.schemas.objects import counted, named
 from chatplan.schemas.opposite import opposite
 from chatplan.schemas.reader import Document, Node
@@ -21,7 +22,6 @@ from chatplan.schemas.values import distinct
 
 __all__ = ["Parts", "is_condition"]
 
-CONDITIONS = frozenset("if then else dependentRequired dependentSchemas oneOf".split())
 WAYS = 128
 BRANCHES = 300
 
@@ -39,7 +39,7 @@ class Parts:
         Raises:
             CannotEnforce: JSON Schema cannot say it otherwise, or not briefly.
         """
-        return self._merged(node, [part for part in self._parts(node, place, here) if part is not True], place)
+        return self._merged([part for part in self._parts(node, place, here) if part is not True], place, here)
 
     def _parts(self, node: dict[str, Any], place: str, here: Around) -> Iterator[Node]:
         for keyword in node:
@@ -60,8 +60,7 @@ class Parts:
         yield self._opposite(node, "not", place, here)
 
     def _opposite(self, node: dict[str, Any], keyword: str, place: str, here: Around) -> Node:
-        rest = {key: value for key, value in node.items() if key != keyword and key not in CONDITIONS}
-        return opposite(self._document, node[keyword], here.types, place, given=Given(self._empty, [rest]))
+        return opposite(self._document, node[keyword], here.types, place, given=Given(self._empty, here.beside))
 
     def _if(self, node: dict[str, Any], place: str, here: Around) -> Iterator[Node]:
         then, otherwise = node.get("then", True), node.get("else", True)
@@ -73,21 +72,21 @@ class Parts:
         yield any_of(ways)
 
     def _one(self, node: dict[str, Any], place: str, here: Around) -> Iterator[Node]:
-        rest = {key: value for key, value in node.items() if key != "oneOf"}
         branches = node["oneOf"]
+        beside = [*here.beside, {"not": node["not"]}] if "not" in node else here.beside
         if len(branches) > BRANCHES and not distinct(branches):
             raise CannotEnforce(f"more than {BRANCHES} branches of oneOf are too many to compare", place)
         pairs = [] if distinct(branches) else combinations(range(len(branches)), 2)
-        overlaps = [pair for pair in pairs if self._overlap(rest, branches, *pair)]
+        overlaps = [pair for pair in pairs if self._overlap(beside, branches, *pair)]
         ways = []
         for index, branch in enumerate(branches):
             others = [branches[i if j == index else j] for i, j in overlaps if index in (i, j)]
-            denials = [self._denied(other, [rest, branch], pointer(place, index), here) for other in others]
+            denials = [self._denied(other, [*here.beside, branch], pointer(place, index), here) for other in others]
             ways.append(all_of([branch, *denials]))
         yield any_of(ways)
 
-    def _overlap(self, rest: dict[str, Any], branches: list[Node], one: int, other: int) -> bool:
-        return not self._empty.proven(rest, branches[one], branches[other])
+    def _overlap(self, beside: Sequence[Node], branches: list[Node], one: int, other: int) -> bool:
+        return not self._empty.proven(*beside, branches[one], branches[other])
 
     def _denied(self, node: Node, beside: list[Node], place: str, here: Around) -> Node:
         try:
@@ -123,19 +122,18 @@ class Parts:
     def _unevaluated(self, node: dict[str, Any], place: str, here: Around) -> Iterator[Node]:
         yield from unevaluated(self._document, self._empty, node, place.rpartition("/")[2], place)
 
-    def _merged(self, node: dict[str, Any], parts: list[Node], place: str) -> list[Node]:
+    def _merged(self, parts: list[Node], place: str, here: Around) -> list[Node]:
         """The parts, several choices made one where they exclude each other's ways: llguidance multiplies them out."""
         groups = [part["anyOf"] for part in parts if isinstance(part, dict) and part.keys() == {"anyOf"}]
         if len(groups) < 2 or prod(map(len, groups)) <= 8:
             return parts
         rest = [part for part in parts if not (isinstance(part, dict) and part.keys() == {"anyOf"})]
-        base = {key: value for key, value in node.items() if key not in CONDITIONS}
-        ways: list[list[Node]] = [[]]
+        choices = Choices(self._document, self._empty, here)
         for group in groups:
-            ways = [[*way, item] for way in ways for item in group if not self._empty.proven(base, *way, item)]
-            if len(ways) > WAYS:
+            choices.add(group)
+            if len(choices.ways) > WAYS:
                 raise CannotEnforce(f"its conditions have more than {WAYS} ways to hold together", place)
-        return [*rest, any_of([all_of(way) for way in ways])]
+        return [*rest, any_of([all_of(way) for way in choices.ways])]
 
 
 def is_condition(node: Node) -> bool:

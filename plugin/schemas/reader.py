@@ -14,7 +14,7 @@ from chatplan.schemas.references import References
 
 __all__ = ["Document", "Node", "read"]
 
-EFFORT = 30_000
+EFFORT = 300_000
 
 log = logging.getLogger(__name__)
 
