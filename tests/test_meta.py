@@ -155,6 +155,7 @@ def test_the_readme_tells_the_truth(model_path: str) -> None:
     for block in filter(lambda block: block.run, readme()):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block.source.replace(HUB_NAME, model_path), "README.md", "exec"), namespace)
+            source = block.source.replace(HUB_NAME, model_path)
+            exec(compile(source, "README.md", "exec", dont_inherit=True), namespace)
         if block.prints is not None:
             assert printed.getvalue().replace(model_path, HUB_NAME) == block.prints
