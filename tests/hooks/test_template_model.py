@@ -146,6 +146,7 @@ def test_arguments_of_tool_calls_are_objects(pipe: ChatPipeline) -> None:
     assert prompt(pipe, messages, chat_template=reads) == "[userHi][assistant][toolc19]"
 
 
+@pytest.mark.dev_only
 def test_templates_that_refuse_system_messages_get_tools_from_the_user(pipe: ChatPipeline) -> None:
     refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + PRINTS
     tools = [{"type": "function", "function": {"name": "weather"}}]

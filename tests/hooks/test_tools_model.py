@@ -272,6 +272,7 @@ def test_what_was_called_is_told_again(pipe: ChatPipeline) -> None:
 OPEN: dict[str, Any] = {"properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 
+@pytest.mark.dev_only
 def test_arguments_are_an_object_though_the_schema_does_not_say_so(pipe: ChatPipeline) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": OPEN}}]
     answer = pipe(ASK, tools=tools, tool_choice="required", temperature=2, seed=5, n=3, max_tokens=60)
@@ -279,6 +280,7 @@ def test_arguments_are_an_object_though_the_schema_does_not_say_so(pipe: ChatPip
         assert choice.message.tool_calls[0].function.arguments.startswith("{")
 
 
+@pytest.mark.dev_only
 @pytest.mark.parametrize(
     ("function", "place", "reason"),
     [

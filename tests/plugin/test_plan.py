@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,7 +130,14 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "thinking_token_budget": 9,
     },
 }
+# Calls and thoughts are read by the response parser of the newest transformers.
+NEWEST = {"tools", "reasoning"}
 THINKS = replace(stand_in(), settings=Settings(max_model_len=8192, tool_call_parser="hermes"))
+
+
+def named(names: Iterable[str]) -> list[Any]:
+    """The requests as parameters; those that the oldest transformers refuses are marked."""
+    return [pytest.param(name, marks=pytest.mark.dev_only if name in NEWEST else ()) for name in sorted(names)]
 
 
 def compiled(request: dict[str, Any], *plugins: Any) -> GenerationPlan:
@@ -147,7 +155,7 @@ def pretty(data: Any) -> str:
 # --- golden files -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("name", named(REQUESTS))
 def test_plan_is_that_of_the_golden_file(name: str) -> None:
     path = GOLDEN / f"{name}.json"
     made = {"request": REQUESTS[name], "plan": compiled(REQUESTS[name]).to_dict()}
@@ -168,17 +176,17 @@ def test_golden_files_set_every_field_that_is_answered() -> None:
 # --- a plan is data ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("name", named(REQUESTS))
 def test_equal_requests_have_equal_plans(name: str) -> None:
     assert compiled(REQUESTS[name]) == compiled(json.loads(json.dumps(REQUESTS[name])))
 
 
-@pytest.mark.parametrize("name", set(REQUESTS) - {"plain", "conversation"})
+@pytest.mark.parametrize("name", named(set(REQUESTS) - {"plain", "conversation"}))
 def test_each_field_makes_another_plan(name: str) -> None:
     assert compiled(REQUESTS[name]) != compiled({"messages": REQUESTS[name]["messages"]})
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+@pytest.mark.parametrize("name", named(REQUESTS))
 def test_a_plan_prints_as_json_without_tensors(name: str) -> None:
     plan = compiled(REQUESTS[name])
     assert json.loads(str(plan)) == plan.to_dict() == json.loads(plan.to_json())
