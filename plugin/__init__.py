@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     from chatplan.compiler import compile_plan
     from chatplan.engine import Engine
     from chatplan.errors import (
+        AuthenticationError,
         ChatplanError,
         ContextLengthError,
+        DeadlineError,
         EngineError,
         ModelNotFoundError,
+        OverloadedError,
+        PermissionDeniedError,
         PluginConflictError,
         PluginError,
+        RateLimitError,
         RequestError,
+        TooLargeError,
         UnsupportedFieldError,
     )
     from chatplan.explaining import explain
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
     from chatplan.model import ModelInfo
     from chatplan.output import OutputStage, StageState, Step
     from chatplan.plan import GenerationPlan, OutputOrder, Prompt, Stage, StopTokens
+    from chatplan.principal import Principal
     from chatplan.processor import Processor
     from chatplan.request import ChatCompletionRequest
     from chatplan.response import ChatCompletion, ChatCompletionChunk
@@ -54,13 +61,19 @@ _HOMES = {
     "chatplan.compiler": ("compile_plan",),
     "chatplan.engine": ("Engine",),
     "chatplan.errors": (
+        "AuthenticationError",
         "ChatplanError",
         "ContextLengthError",
+        "DeadlineError",
         "EngineError",
         "ModelNotFoundError",
+        "OverloadedError",
+        "PermissionDeniedError",
         "PluginConflictError",
         "PluginError",
+        "RateLimitError",
         "RequestError",
+        "TooLargeError",
         "UnsupportedFieldError",
     ),
     "chatplan.explaining": ("explain",),
@@ -72,6 +85,7 @@ _HOMES = {
     "chatplan.model": ("ModelInfo",),
     "chatplan.output": ("OutputStage", "StageState", "Step"),
     "chatplan.plan": ("GenerationPlan", "OutputOrder", "Prompt", "Stage", "StopTokens"),
+    "chatplan.principal": ("Principal",),
     "chatplan.processor": ("Processor",),
     "chatplan.request": ("ChatCompletionRequest",),
     "chatplan.response": ("ChatCompletion", "ChatCompletionChunk"),
@@ -101,6 +115,7 @@ __all__ = [  # noqa: RUF022  grouped by who needs it
     "Plugins",
     "ModelInfo",
     "Prompt",
+    "Principal",
     "Stage",
     "Processor",
     "Row",
@@ -125,6 +140,12 @@ __all__ = [  # noqa: RUF022  grouped by who needs it
     "PluginError",
     "PluginConflictError",
     "EngineError",
+    "AuthenticationError",
+    "PermissionDeniedError",
+    "TooLargeError",
+    "RateLimitError",
+    "OverloadedError",
+    "DeadlineError",
     "__version__",
 ]
 

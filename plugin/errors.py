@@ -5,6 +5,12 @@
     │   ├── UnsupportedFieldError     no plugin or engine answers for the field
     │   ├── ContextLengthError        prompt and answer do not fit the model
     │   └── ModelNotFoundError   404  the request names another model
+    ├── AuthenticationError      401  no credential, or one that is not valid
+    ├── PermissionDeniedError    403  the credential does not allow this
+    ├── TooLargeError            413  the body is longer than the server takes
+    ├── RateLimitError           429  too much for this credential; carries ``retry_after``
+    │   └── OverloadedError      503  the server takes no more: its queue is full, or it is shutting down
+    ├── DeadlineError            504  the time limit is over
     ├── PluginError              500  a plugin is wrong, found when it is loaded or called
     │   └── PluginConflictError       two plugins want different things
     └── EngineError              500  the model failed while it generated
@@ -20,13 +26,19 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 __all__ = [
+    "AuthenticationError",
     "ChatplanError",
     "ContextLengthError",
+    "DeadlineError",
     "EngineError",
     "ModelNotFoundError",
+    "OverloadedError",
+    "PermissionDeniedError",
     "PluginConflictError",
     "PluginError",
+    "RateLimitError",
     "RequestError",
+    "TooLargeError",
     "UnsupportedFieldError",
 ]
 
@@ -92,6 +104,60 @@ class ModelNotFoundError(RequestError):
     status = 404
     type = "NotFoundError"
     default_code = "model_not_found"
+
+
+class AuthenticationError(ChatplanError):
+    """No credential, or one that is not valid. The message says no more than that; logs may."""
+
+    status = 401
+    type = "AuthenticationError"
+    default_code = "invalid_credentials"
+
+
+class PermissionDeniedError(ChatplanError):
+    """The credential is valid and does not allow this."""
+
+    status = 403
+    type = "PermissionDeniedError"
+    default_code = "permission_denied"
+
+
+class TooLargeError(ChatplanError):
+    """The body is longer than the server takes."""
+
+    status = 413
+    type = "BadRequestError"
+    default_code = "request_too_large"
+
+
+class RateLimitError(ChatplanError):
+    """Too much for this credential; ``retry_after`` is the time in seconds until it is worth another try."""
+
+    status = 429
+    type = "RateLimitError"
+    default_code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: float = 1.0
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after = retry_after
+
+
+class OverloadedError(RateLimitError):
+    """The server takes no more: its queue is full, or it is shutting down."""
+
+    status = 503
+    type = "ServiceUnavailableError"
+    default_code = "overloaded"
+
+
+class DeadlineError(ChatplanError):
+    """The answer did not begin, or did not end, in the time that the server allows."""
+
+    status = 504
+    type = "TimeoutError"
+    default_code = "deadline_exceeded"
 
 
 class PluginError(ChatplanError):

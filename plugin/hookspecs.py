@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chatplan.model import ModelInfo
     from chatplan.output import OutputStage
     from chatplan.plan import Prompt
+    from chatplan.principal import Principal
     from chatplan.request import ChatCompletionRequest
     from chatplan.response import Usage
 
@@ -129,6 +130,16 @@ def grammar_backend(model: ModelInfo) -> GrammarBackend | None:
 
     Called once for a model. Requests choose one by ``guided_decoding_backend``; ``auto`` asks them in order, the one
     loaded last first, until one can enforce the whole constraint.
+    """
+
+
+@hookspec(firstresult=True)
+def authenticate(headers: Mapping[str, str]) -> Principal | None:
+    """Who sends an HTTP request; ``headers`` has lower-case names.
+
+    Called for each HTTP request, in a thread, so it may wait for another server. ``None`` leaves the question to the
+    next plugin; a credential of this plugin's own kind that is not valid raises
+    :class:`~chatplan.AuthenticationError`. When all return ``None``, the answer is 401 (unless the server asks nobody).
     """
 
 

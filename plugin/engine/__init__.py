@@ -1,5 +1,5 @@
 """Engines run plans. ``generate`` uses ``model.generate``; others are plugins of the same small interface."""
 
-from chatplan.engine.base import Engine
+from chatplan.engine.base import Engine, EngineStats
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineStats"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -11,9 +12,18 @@ if TYPE_CHECKING:
     from chatplan.response import PromptLogprob
     from chatplan.row import Row
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineStats"]
 
 PromptLogprobs = list["dict[str, PromptLogprob] | None"]
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """How busy an engine is: rows that wait, rows that run, and the part of the cache in use, from 0 to 1."""
+
+    waiting: int = 0
+    running: int = 0
+    cache_usage: float = 0.0
 
 
 class Engine(ABC):
@@ -38,6 +48,10 @@ class Engine(ABC):
     @abstractmethod
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
         """One entry for each prompt token: ``None`` for the first, then the token taken and the likeliest ones."""
+
+    def stats(self) -> EngineStats:
+        """How busy the engine is now."""
+        return EngineStats()
 
     def close(self) -> None:  # noqa: B027  most engines hold nothing
         """Give back what the engine holds. It is not used afterwards."""

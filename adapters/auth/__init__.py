@@ -1,0 +1,1 @@
+"""Who may ask: API keys, JSON web tokens, opaque tokens, and their quotas."""
