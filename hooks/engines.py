@@ -1,20 +1,45 @@
-"""The built-in engine."""
+"""The built-in engines."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from chatplan.engine import Engine
+from chatplan.errors import EngineError
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
+
+log = logging.getLogger("chatplan")
 
 
 @hookimpl(trylast=True)
 def engine(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
-    """``generate``, which runs every model; also what ``auto`` comes to when no other plugin offers an engine."""
-    if options.get("engine", "auto") not in ("auto", "generate"):
+    """``generate``, which runs every model, and ``continuous``, which takes requests at any step.
+
+    ``auto`` comes to ``generate``; to ``continuous`` where the option ``serving`` says that the model is for requests
+    alone, as continuous batching changes the model it runs, and that engine can run it.
+    """
+    wanted = options.get("engine", "auto")
+    if wanted == "continuous" or (wanted == "auto" and options.get("serving")):
+        found = _continuous(model, wanted == "continuous")
+        if found is not None:
+            return found
+    if wanted not in ("auto", "generate"):
         return None
     from chatplan.engine.generate import GenerateEngine
 
     return GenerateEngine(model)
+
+
+def _continuous(model: ModelInfo, required: bool) -> Engine | None:
+    try:
+        from chatplan.engine.continuous import ContinuousEngine
+
+        return ContinuousEngine(model)
+    except (ImportError, EngineError) as error:
+        if required:
+            raise
+        log.warning("running on generate, one batch after another: %s", error)
+        return None

@@ -8,6 +8,7 @@ __all__ = ["UNSUPPORTED", "engines_for"]
 
 UNSUPPORTED: Mapping[str, Mapping[str, str]] = {
     "generate": {},
+    "continuous": {},
 }
 """For each engine, the request fields it cannot honour, and why."""
 

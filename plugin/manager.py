@@ -45,6 +45,7 @@ BUILTINS = (
     "chatplan.hooks.parsing",
     "chatplan.hooks.tools",
     "chatplan.hooks.guided",
+    "chatplan.hooks.scheduling",
     # `auto` asks grammar backends in the order that hooks are called in: the last one here first.
     "chatplan.hooks.lm_format_enforcer",
     "chatplan.hooks.outlines",

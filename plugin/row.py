@@ -31,6 +31,7 @@ class Row:
         states: what processors keep for this row from step to step, each under a key of its own.
         finish_reason, stop_reason: set once the row is over.
         error: what a stage or a processor raised for this row.
+        on_cancel: told when the row is cancelled; set by engines that would not see it at once.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Row:
         self.stop_reason: str | int | None = None
         self.error: BaseException | None = None
         self.cancelled = False
+        self.on_cancel: Callable[[Row], None] | None = None
         self._emit = emit or (lambda row, step: None)
         self._eos = frozenset(plan.generation_config.get("eos_token_id") or ())
         self._stops = frozenset(i for s in plan.stopping_criteria if isinstance(s, StopTokens) for i in s.token_ids)
@@ -97,6 +99,8 @@ class Row:
     def cancel(self) -> None:
         """Nobody reads any more: the engine drops the row at its next step."""
         self.cancelled = True
+        if self.on_cancel is not None:
+            self.on_cancel(self)
 
     def _through(self, step: Step, stages: Sequence[StageState]) -> None:
         for stage in stages:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,6 +45,22 @@ class Engine(ABC):
         A row that is cancelled takes no further step. What one row's stages raise is that row's error alone; what the
         model raises propagates.
         """
+
+    def submit(self, rows: Sequence[Row], done: Callable[[], None]) -> None:
+        """:meth:`run` without waiting; ``done`` is called in some thread when every row is finished.
+
+        What the model raises becomes the error of each row. Engines that take requests at any step override this.
+        """
+
+        def work() -> None:
+            try:
+                self.run(rows)
+            except Exception as error:
+                for row in rows:
+                    row.fail(error)
+            done()
+
+        threading.Thread(target=work, name=f"chatplan-{self.name}", daemon=True).start()
 
     @abstractmethod
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:

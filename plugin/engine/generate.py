@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from chatplan.plan import GenerationPlan
     from chatplan.row import Row
 
-__all__ = ["GenerateEngine"]
+__all__ = ["REQUEST_DECIDES", "GenerateEngine"]
 
 
 class GenerateEngine(Engine):
@@ -146,12 +146,12 @@ def generate_config(model: CausalLM, info: ModelInfo, rows: Sequence[Row]) -> Ge
         "eos_token_id": [info.vocab_size or 2**31 - 1],
     }
     # Attribute by attribute: `update` would warn of sampling values that another plan of the model had left.
-    for name, value in {**_REQUEST_DECIDES, **planned, **engine}.items():
+    for name, value in {**REQUEST_DECIDES, **planned, **engine}.items():
         setattr(config, name, value)
     return config
 
 
-_REQUEST_DECIDES: dict[str, Any] = {
+REQUEST_DECIDES: dict[str, Any] = {
     "do_sample": False,
     "temperature": 1.0,
     "top_k": 50,
