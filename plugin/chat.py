@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import atexit
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,7 @@ from chatplan.manager import Plugins
 from chatplan.request import ChatCompletionRequest, parse_request
 from chatplan.request_types import without_nulls
 from chatplan.response import ChatCompletion, ChatCompletionChunk
-from chatplan.run import Run, execute
+from chatplan.run import Run, execute, launch
 from chatplan.stream import Stream
 
 if TYPE_CHECKING:
@@ -113,7 +116,26 @@ class Chat:
     def stream(self, given: Any, **fields: Any) -> Stream:
         """The answer to one request as it is generated. A refused request raises here, not while reading."""
         plan = self.plan(given, **{**fields, "stream": True})
-        return Stream(lambda sink: Run(plan, self.model, sink), lambda run: self._execute([run]))
+        return Stream(lambda sink, done: self.start(plan, sink, done))
+
+    def start(
+        self, plan: GenerationPlan, sink: Callable[[ChatCompletionChunk], None], done: Callable[[Run], None]
+    ) -> Run:
+        """Begin to answer a plan, and return at once.
+
+        The chunks go to ``sink``, and the run to ``done`` after the last one, with ``run.error`` if it failed; both
+        are called from other threads. ``run.cancel()`` stops it within a token.
+        """
+        run = Run(plan, self.model, sink)
+        _running.add(run)
+
+        def over(run: Run) -> None:
+            _running.discard(run)
+            self._finished(run)
+            done(run)
+
+        launch(self.engine, run, over)
+        return run
 
     async def acomplete(self, given: Any, **fields: Any) -> ChatCompletion:
         """:meth:`complete` without blocking the event loop; cancelling the task stops generating within a token."""
@@ -121,9 +143,10 @@ class Chat:
         plan = await asyncio.to_thread(lambda: self.plan(given, **fields))
         refuse_stream(plan)
         chunks: list[ChatCompletionChunk] = []
-        run = Run(plan, self.model, chunks.append)
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        run = self.start(plan, chunks.append, lambda _: _tell(loop, over))
         try:
-            await asyncio.to_thread(self._execute, [run])
+            await over.wait()
         except asyncio.CancelledError:
             run.cancel()
             raise
@@ -164,11 +187,32 @@ class Chat:
     def _execute(self, runs: Sequence[Run]) -> None:
         execute(self.engine, runs)
         for run in runs:
-            usage = None if run.error else run.usage
-            self.plugins.notify("request_finished", request=run.plan.request, usage=usage, error=run.error)
+            self._finished(run)
+
+    def _finished(self, run: Run) -> None:
+        usage = None if run.error else run.usage
+        self.plugins.notify("request_finished", request=run.plan.request, usage=usage, error=run.error)
 
 
 def refuse_stream(plan: GenerationPlan) -> None:
     """Methods that give whole answers do not quietly drop ``stream=True``."""
     if plan.request.stream:
         raise RequestError("this gives whole answers; stream() gives chunks", param="stream")
+
+
+def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with suppress(RuntimeError):  # the event loop is gone, and nobody waits
+        loop.call_soon_threadsafe(event.set)
+
+
+_running: set[Run] = set()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread inside torch when the interpreter goes away would abort the program."""
+    for run in list(_running):
+        run.cancel()
+    deadline = time.monotonic() + 10
+    while _running and time.monotonic() < deadline:
+        time.sleep(0.01)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from chatplan.draws import Draws
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from chatplan.model import ModelInfo
     from chatplan.plan import GenerationPlan
 
-__all__ = ["Run", "execute"]
+__all__ = ["Run", "execute", "launch"]
 
 
 class Run:
@@ -142,10 +143,41 @@ def execute(engine: Engine, runs: Sequence[Run]) -> None:
             run.error = as_chatplan_error(error)
         return
     for run in runs:
-        try:
-            run.settle(run.rows) if run.cancelled else run.finish(engine)
-        except Exception as error:
-            run.error = as_chatplan_error(error)
+        end(engine, run)
+
+
+def launch(engine: Engine, run: Run, done: Callable[[Run], None]) -> None:
+    """:func:`execute` without waiting: ``done`` is called when the run is over, from another thread."""
+
+    def finish() -> None:
+        end(engine, run)
+        done(run)
+
+    try:
+        run.start()
+        engine.submit(run.rows, lambda: elsewhere(finish))
+    except Exception as error:
+        run.error = as_chatplan_error(error)
+        done(run)
+
+
+def elsewhere(work: Callable[[], None]) -> None:
+    """What ends a run may take long, and the thread that an engine tells of it in has other rows to see to."""
+    try:
+        _finishing.submit(work)
+    except RuntimeError:  # the interpreter is going away
+        work()
+
+
+_finishing = ThreadPoolExecutor(max_workers=4, thread_name_prefix="chatplan-finish")
+
+
+def end(engine: Engine, run: Run) -> None:
+    """What follows a run's last token; its error is left in ``run.error``."""
+    try:
+        run.settle(run.rows) if run.cancelled else run.finish(engine)
+    except Exception as error:
+        run.error = as_chatplan_error(error)
 
 
 def as_chatplan_error(error: Exception) -> ChatplanError:

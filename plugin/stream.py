@@ -1,9 +1,8 @@
-"""A stream of chunks that is generated in a thread and stops when its reader does."""
+"""A stream of chunks that is generated elsewhere and stops when its reader does."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import threading
 import weakref
 from collections import deque
@@ -65,20 +64,15 @@ class Stream:
     ``with`` block, or when the stream is garbage. Errors while generating are raised where the reader is.
     """
 
-    def __init__(
-        self, start: Callable[[Callable[[ChatCompletionChunk], None]], Run], work: Callable[[Run], None]
-    ) -> None:
-        """``start`` makes the run for a sink; ``work`` answers it, in a thread of its own."""
+    def __init__(self, begin: Callable[[Sink, Callable[[Run], None]], Run]) -> None:
+        """``begin`` starts to answer a run for a sink, and calls its second argument when the run is over."""
         mailbox = self._mailbox = _Mailbox()
-        run = start(mailbox.put)
+        # What is called from other threads must not know the stream, or one that nobody reads would never be garbage.
+        run = begin(mailbox.put, lambda ended: _deliver(ended, mailbox))
         include = run.plan.request.stream_options is not None and run.plan.request.stream_options.include_usage
         self._include_usage = bool(include)
         self._ended = False
-        # The thread must not know the stream, or a stream that nobody reads would never be garbage.
         self._cancel = weakref.finalize(self, run.cancel)
-        self._thread = threading.Thread(target=_work, args=(run, work, mailbox), name="chatplan-stream", daemon=True)
-        _running[self._thread] = run
-        self._thread.start()
 
     def __iter__(self) -> Iterator[ChatCompletionChunk]:
         return self
@@ -131,22 +125,6 @@ class Stream:
         return None
 
 
-def _work(run: Run, work: Callable[[Run], None], mailbox: _Mailbox) -> None:
-    try:
-        work(run)
-    finally:
-        _running.pop(threading.current_thread(), None)
-        mailbox.put(run.error)
-
-
-_running: dict[threading.Thread, Run] = {}
-
-
-@atexit.register
-def _stop_all() -> None:
-    """A thread inside torch when the interpreter goes away would abort the program."""
-    running = list(_running.items())
-    for _, run in running:
-        run.cancel()
-    for thread, _ in running:
-        thread.join()
+def _deliver(run: Run, mailbox: _Mailbox) -> None:
+    """The end of the stream, or the error that it ends with."""
+    mailbox.put(run.error)

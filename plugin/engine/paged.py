@@ -19,6 +19,9 @@ __all__ = ["NAME", "paged_attention"]
 
 NAME = "chatplan_paged"
 
+# Where two batched products beat the fused kernel, which on CPUs pays for each request and head.
+_MANY = 8
+
 
 class Span(NamedTuple):
     """Where a request's queries and keys are: half-open ranges over the step's tokens and over the keys read."""
@@ -51,6 +54,13 @@ class Decoding:
     queries: torch.Tensor
     rows: torch.Tensor
     mask: torch.Tensor | None
+    _fine: torch.Tensor | None = None
+
+    def rows_of_heads(self, heads: int) -> torch.Tensor:
+        """Rows of a cache seen as ``[rows * heads, width]``, in the order ``[requests, heads, longest]``; flat."""
+        if self._fine is None:
+            self._fine = (self.rows[:, None, :] * heads + torch.arange(heads)[None, :, None]).flatten()
+        return self._fine
 
 
 @dataclass
@@ -148,10 +158,26 @@ def decode(
     """
     requests, longest = wish.rows.shape
     shared, width = keys.shape[1:]
+    if requests >= _MANY and queries.dtype == torch.bfloat16:
+        return decode_many(wish, queries, keys, values, width**-0.5 if scaling is None else scaling)
     flat = wish.rows.flatten()
     k, v = (each.index_select(0, flat).view(requests, longest, shared, -1).transpose(1, 2) for each in (keys, values))
     packed = queries.reshape(requests, shared, -1, width)
     return scaled_dot_product_attention(packed, k, v, attn_mask=wish.mask, scale=scaling).flatten(1, 2)
+
+
+def decode_many(
+    wish: Decoding, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """The same by batched products over requests times heads; the softmax is in float32."""
+    requests, longest = wish.rows.shape
+    shared, width = keys.shape[1:]
+    rows = wish.rows_of_heads(shared)
+    k, v = (each.view(-1, each.shape[-1]).index_select(0, rows).unflatten(0, (-1, longest)) for each in (keys, values))
+    scores = torch.bmm(queries.reshape(requests * shared, -1, width) * scaling, k.transpose(1, 2)).float()
+    if wish.mask is not None:
+        scores.unflatten(0, (requests, shared)).add_(wish.mask)
+    return torch.bmm(scores.softmax(dim=-1).to(v.dtype), v).reshape(*queries.shape[:2], -1)
 
 
 def prefill(

@@ -280,6 +280,9 @@ def test_cancelling_stops_generating() -> None:
             await task
 
     asyncio.run(cancel())
+    deadline = time.monotonic() + 10
+    while not observer.seen and time.monotonic() < deadline:
+        time.sleep(0.002)
     ((_, usage, error),) = observer.seen
     assert error is None
     assert usage is not None

@@ -22,7 +22,7 @@ from chatplan.plan import GenerationPlan
 from chatplan.request import parse_request
 from chatplan.response import ChatCompletionChunk
 from chatplan.row import Row
-from chatplan.run import Run, execute
+from chatplan.run import Run, execute, launch
 from chatplan.standin import stand_in
 from chatplan.stream import Stream
 
@@ -64,7 +64,13 @@ def planned(*plugins: Any, **fields: Any) -> GenerationPlan:
 
 def stream(engine: Engine | None = None, *plugins: Any, **fields: Any) -> Stream:
     plan, used = planned(*plugins, **fields), engine or Typist()
-    return Stream(lambda sink: Run(plan, stand_in(), sink), lambda run: execute(used, [run]))
+
+    def begin(sink: Callable[[ChatCompletionChunk], None], done: Callable[[Run], None]) -> Run:
+        run = Run(plan, stand_in(), sink)
+        launch(used, run, done)
+        return run
+
+    return Stream(begin)
 
 
 def text_of(chunks: Sequence[ChatCompletionChunk]) -> str:

@@ -449,7 +449,7 @@ LONG = {"max_tokens": 400, "ignore_eos": True}
 
 def wait_for_streams() -> None:
     for thread in threading.enumerate():
-        if thread.name == "chatplan-stream":
+        if thread.name == "chatplan-generate":
             thread.join(timeout=20)
             assert not thread.is_alive()
 
