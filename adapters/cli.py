@@ -1,4 +1,4 @@
-"""The command line: ``chatplan explain`` and ``chatplan schema``."""
+"""The command line: ``chatplan explain``, ``chatplan schema`` and ``chatplan keys``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel
 
 import chatplan
+from chatplan.adapters.auth.commands import app as keys
 from chatplan.errors import ChatplanError, RequestError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=chatplan.__doc__)
+app.add_typer(keys, name="keys")
 
 PluginNames = Annotated[list[str] | None, typer.Option("--plugin", help="A plugin's dotted name; repeat for more.")]
 Disabled = Annotated[list[str] | None, typer.Option("--disable", help="A plugin to leave out; repeat for more.")]
@@ -71,6 +73,21 @@ def schema(
     types: dict[Shape, type[BaseModel]] = {Shape.request: request_type, Shape.response: ChatCompletion}
     model = types.get(shape, ChatCompletionChunk)
     typer.echo(json.dumps(model.model_json_schema(), ensure_ascii=False, indent=2))
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+    help="Serve a model over HTTP; `chatplan serve --help` lists all settings.",
+)
+def serve(context: typer.Context) -> None:
+    """Its settings are a class of their own, which reads flags, the environment and a file."""
+    try:
+        from chatplan.adapters.server.commands import run
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: {error}; `pip install chatplan[serve]` brings what the server needs", err=True)
+        raise typer.Exit(2) from None
+    run(context.args)
 
 
 @app.callback(invoke_without_command=True)

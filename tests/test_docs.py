@@ -1,4 +1,4 @@
-"""The pages on constraints, tools and reasoning: their code prints what they say, and their tables are true."""
+"""The pages on single subjects: their code prints what they say, and their tables are true."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ FIELDS = {
     *("guided_decoding_backend", "response_format", "structured_outputs", "tools", "tool_choice"),
     *("parallel_tool_calls", "include_reasoning", "reasoning_effort", "thinking_token_budget"),
 }
-PAGES = [DOCS / "guided.md", DOCS / "tools.md", DOCS / "reasoning.md", *sorted((DOCS / "fields").glob("*.md"))]
+PAGES = [
+    *(DOCS / f"{name}.md" for name in ("guided", "tools", "reasoning", "auth")),
+    *sorted((DOCS / "fields").glob("*.md")),
+]
 NONE = "\N{EN DASH}"  # in a table
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
