@@ -23,7 +23,7 @@ def engine(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
     """
     wanted = options.get("engine", "auto")
     if wanted == "continuous" or (wanted == "auto" and options.get("serving")):
-        found = _continuous(model, wanted == "continuous")
+        found = _continuous(model, options)
         if found is not None:
             return found
     if wanted not in ("auto", "generate"):
@@ -33,13 +33,13 @@ def engine(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
     return GenerateEngine(model)
 
 
-def _continuous(model: ModelInfo, required: bool) -> Engine | None:
+def _continuous(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
     try:
         from chatplan.engine.continuous import ContinuousEngine
 
-        return ContinuousEngine(model)
+        return ContinuousEngine(model, bool(options.get("serving")))
     except (ImportError, EngineError) as error:
-        if required:
+        if options.get("engine") == "continuous":
             raise
         log.warning("running on generate, one batch after another: %s", error)
         return None

@@ -25,10 +25,11 @@ class Settings:
         scheduling_policy: ``fcfs`` answers in the order of coming; ``priority`` heeds the requests' ``priority``.
         max_num_seqs: the most rows in one step of the engine ``continuous``.
         max_num_batched_tokens: the most tokens in one step; longer prompts are read in several.
-        kv_cache_bytes: memory for the keys and values of the engine ``continuous``; ``None`` takes 1 GiB on a CPU, or
-            room for two whole contexts if that is more, and what is left on a GPU.
+        kv_cache_bytes: memory for the keys and values of the engine ``continuous``; ``None`` takes 1 GiB on a CPU (more
+            where two whole contexts need it), and what is left on a GPU.
         enable_prefix_caching: whether prompts that begin alike share their cache.
-        pack_weights: lay out linear layers for the CPU's matrix products, where the engine ``continuous`` runs on one.
+        pack_weights: lay out linear layers for the CPU's matrix products, where the engine ``continuous`` runs on one;
+            ``None`` does so when the model is served and nobody else uses it.
         tool_call_parser: name of the format in which the model writes tool calls and reasoning; ``None`` finds it out
             from the chat template.
     """
@@ -46,7 +47,7 @@ class Settings:
     max_num_batched_tokens: int = 512
     kv_cache_bytes: int | None = None
     enable_prefix_caching: bool = True
-    pack_weights: bool = False
+    pack_weights: bool | None = None
     tool_call_parser: str | None = None
 
     def __post_init__(self) -> None:

@@ -24,11 +24,12 @@ EXPECTED = {
     "extract.py": "John is 33 and works as: engineer",
     "first_chat.py": "refused: max_token",
     "multi_device.py": "The capital of France is Paris.",
+    "server.py": "refused: tempurature (unsupported_field)",
     "sql_grammar.py": "WHERE author = 'Jane Austen'",
     "streaming.py": "fold to the answer without streaming: True",
     "weather_tools.py": "weather(city='Bern', unit='celsius') -> {'sky': 'sunny', 'degrees': 21}",
 }
-NEWEST = {"weather_tools.py"}  # which need more than the oldest transformers
+NEWEST = {"server.py", "weather_tools.py"}  # which need more than the oldest transformers
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -38,6 +38,10 @@ _OURS = {"max_new_tokens", "eos_token_id", "num_return_sequences", "do_sample", 
 class ContinuousEngine(Engine):
     """Runs rows as they come; the model belongs to it until :meth:`close`.
 
+    Args:
+        info: the model.
+        serving: whether nobody else uses it.
+
     Raises:
         EngineError: continuous batching cannot run this model; the message says why.
     """
@@ -45,7 +49,7 @@ class ContinuousEngine(Engine):
     name = "continuous"
     unsupported = UNSUPPORTED["continuous"]
 
-    def __init__(self, info: ModelInfo) -> None:
+    def __init__(self, info: ModelInfo, serving: bool = False) -> None:
         reason = why_not(info)
         if reason is not None:
             raise EngineError(f"continuous batching cannot run {info.name}: {reason}")
@@ -55,13 +59,14 @@ class ContinuousEngine(Engine):
         self._tickets: dict[Row, Ticket] = {}
         self._numbers = itertools.count()
         self._pause = threading.Lock()
-        if info.settings.pack_weights:
+        packs = serving if info.settings.pack_weights is None else info.settings.pack_weights
+        if packs:
             pack(self.model)
         me = weakref.WeakMethod(self._read), weakref.WeakMethod(self._over), weakref.WeakMethod(self._failed)
         read, over, failed = (_weakly(method) for method in me)
         self.loop = Loop(info, RowProcessor(read, over), failed)
         # The loop must not keep an engine alive that nobody uses, nor the interpreter.
-        self._close = weakref.finalize(self, _close, self.loop, self.model, info.settings.pack_weights)
+        self._close = weakref.finalize(self, _close, self.loop, self.model, packs)
 
     def run(self, rows: Sequence[Row]) -> None:
         over = threading.Event()
@@ -88,6 +93,9 @@ class ContinuousEngine(Engine):
 
     def close(self) -> None:
         self._close()
+        # transformers drops what it took from its queue in the moment it is told to stop.
+        for ticket in list(self._tickets.values()):
+            self._failed(ticket, EngineError("the engine is closed"))
 
     def _by_prompt(self, tickets: Sequence[Ticket]) -> Iterator[list[Ticket]]:
         """Tickets of one plan together, where its prompt is long enough to be shared; else each alone."""
@@ -115,6 +123,7 @@ class ContinuousEngine(Engine):
     def _over(self, ticket: Ticket) -> None:
         """The row ended, failed or was cancelled: its place and its cache are free at the next step."""
         if self._tickets.pop(ticket.row, None) is not None:
+            ticket.row.on_cancel = None
             self.loop.remove(ticket)
             self._read(ticket)
             ticket.group.over(ticket.row)

@@ -8,7 +8,6 @@ sees each new token, hands it to the rows and says which are over.
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from chatplan.capabilities import UNSUPPORTED
-from chatplan.engine.base import Engine, PromptLogprobs
+from chatplan.engine.base import Engine, EngineStats, PromptLogprobs
 from chatplan.engine.batches import (
     PER_ROW,
     CausalLM,
@@ -30,6 +29,7 @@ from chatplan.engine.beams import run_beams
 from chatplan.engine.criteria import plugin_criteria
 from chatplan.engine.sampler import Sampler, failing
 from chatplan.engine.scoring import prompt_logprobs
+from chatplan.engine.turns import Turns
 from chatplan.errors import EngineError
 
 if TYPE_CHECKING:
@@ -49,20 +49,34 @@ class GenerateEngine(Engine):
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
         self.model: CausalLM = info.require_module()
-        self._lock = threading.Lock()
+        self._turns = Turns()
+        self._running = 0
 
     def run(self, rows: Sequence[Row]) -> None:
         # A recurrent state has no mask to hide padding behind, so such models batch equal lengths only.
         pad = not getattr(self.model, "_is_stateful", False)
-        with self._lock:
-            for batch in batches(rows, self.info.settings.batch_size, pad):
+        rows = sorted(rows, key=priority_of)
+        for batch in batches(rows, self.info.settings.batch_size, pad):
+            # A batch at a time, so that what is more urgent comes in between.
+            with self._turns.turn(min(map(priority_of, batch))):
                 self._run_batch([row for row in batch if not row.finished])
 
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
-        with self._lock:
+        with self._turns.turn(plan.request.priority):
             return prompt_logprobs(self.model, self.info, plan)
 
+    def stats(self) -> EngineStats:
+        """Calls that wait, and rows of the one that runs."""
+        return EngineStats(len(self._turns), self._running)
+
     def _run_batch(self, rows: list[Row]) -> None:
+        self._running = len(rows)
+        try:
+            self._run_rows(rows)
+        finally:
+            self._running = 0
+
+    def _run_rows(self, rows: list[Row]) -> None:
         if not rows:
             return
         if rows[0].plan.beams > 1:
@@ -85,6 +99,11 @@ class GenerateEngine(Engine):
             stopping_criteria=StoppingCriteriaList([Deliver(steps)]),
             **generate_arguments(self.model),
         )
+
+
+def priority_of(row: Row) -> int:
+    """Lower is more urgent."""
+    return row.plan.request.priority
 
 
 class Steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -79,13 +80,14 @@ class Loop:
 
     def add(self, ticket: Ticket) -> bool:
         """Queue a request; false when the loop is closed."""
+        arguments: dict[str, Any] = {"max_new_tokens": _UNLIMITED, "eos_token_id": -1, "ticket": ticket}
         with self._starting:
-            if self._closed:
-                return False
-            if not self.manager.is_running():
-                self._start()
-            arguments: dict[str, Any] = {"max_new_tokens": _UNLIMITED, "eos_token_id": -1, "ticket": ticket}
-            return self.manager.add_request(list(ticket.row.prompt_ids), ticket.name, **arguments) is not None
+            while not self._closed:
+                self._ensure_running()
+                if self.manager.add_request(list(ticket.row.prompt_ids), ticket.name, **arguments) is not None:
+                    return True
+                time.sleep(0.01)  # it broke just now, and starts again when it has ended
+        return False
 
     def remove(self, ticket: Ticket) -> None:
         """Drop a request at the next step, whether it is done or nobody waits for it."""
@@ -103,8 +105,7 @@ class Loop:
         with self._starting:
             if self._closed:
                 raise EngineError("the engine is closed")
-            if not self.manager.is_running():
-                self._start()
+            self._ensure_running()
         with self.manager.pause():
             paged = self.model.config._attn_implementation
             self.model.set_attn_implementation(self._attention)
@@ -133,7 +134,9 @@ class Loop:
         """transformers' scheduler; of its own thread, but for reading lengths."""
         return self._processor.scheduler
 
-    def _start(self) -> None:
+    def _ensure_running(self) -> None:
+        if self.manager.is_running():
+            return
         # A thread inherits being a daemon from the one that starts it; else the interpreter would wait for the loop.
         starter = threading.Thread(target=self.manager.start, daemon=True)
         starter.start()
@@ -245,8 +248,9 @@ def cache_blocks(info: ModelInfo) -> int | None:
         return max(1, info.settings.kv_cache_bytes // block)
     if model.device.type != "cpu":
         return None
-    # Room for two whole contexts, so that one long answer does not stop all others.
-    return max(_CACHE_BYTES // block, 2 * -(-(info.context_length or 0) // PAGE))
+    # Room for two whole contexts, so that one long answer does not stop all others; for no more than can run at once.
+    context = -(-(info.context_length or _CACHE_BYTES) // PAGE)
+    return max(min(_CACHE_BYTES // block, info.settings.max_num_seqs * context), 2 * context)
 
 
 def runs_on_cpu(info: ModelInfo) -> bool:

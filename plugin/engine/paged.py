@@ -173,10 +173,13 @@ def decode_many(
     requests, longest = wish.rows.shape
     shared, width = keys.shape[1:]
     rows = wish.rows_of_heads(shared)
-    k, v = (each.view(-1, each.shape[-1]).index_select(0, rows).unflatten(0, (-1, longest)) for each in (keys, values))
+    k, v = (
+        each.view(-1, each.shape[-1]).index_select(0, rows).view(requests * shared, longest, -1)
+        for each in (keys, values)
+    )
     scores = torch.bmm(queries.reshape(requests * shared, -1, width) * scaling, k.transpose(1, 2)).float()
     if wish.mask is not None:
-        scores.unflatten(0, (requests, shared)).add_(wish.mask)
+        scores.view(requests, shared, -1, longest).add_(wish.mask)
     return torch.bmm(scores.softmax(dim=-1).to(v.dtype), v).reshape(*queries.shape[:2], -1)
 
 

@@ -18,16 +18,17 @@ class Group:
 
     def __init__(self, rows: Sequence[Row], done: Callable[[], None]) -> None:
         self._left = set(rows)
-        self._done = done
+        self._done: Callable[[], None] | None = done
         self._lock = threading.Lock()
 
     def over(self, row: Row) -> None:
         """``row`` takes no further step; telling it twice does no harm."""
         with self._lock:
-            last = self._left == {row}
+            done = self._done if self._left == {row} else None
             self._left.discard(row)
-        if last:
-            self._done()
+        if done is not None:
+            self._done = None  # the last batch is remembered, and should keep nobody alive
+            done()
 
 
 class Ticket:

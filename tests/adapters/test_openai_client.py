@@ -1,17 +1,13 @@
-"""The official client, unchanged, against a socket. The server here is the least that speaks the protocol."""
+"""The official client, unchanged, against a server with the real model."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
-
-from chatplan import Chat, ChatPipeline, RequestError
 
 pytestmark = [pytest.mark.model, pytest.mark.dev_only]
 ASK: list[Any] = [{"role": "user", "content": "What is the weather in Rome?"}]
@@ -32,51 +28,10 @@ WEATHER: list[Any] = [
 ]
 
 
-# --- the server -------------------------------------------------------------------------------------------------------
-
-
-def handler(chat: Chat) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            try:
-                if not body.pop("stream", False):
-                    self._send(200, chat.complete(body).to_dict())
-                    return
-                stream = chat.stream(body)
-            except RequestError as error:
-                self._send(error.status, error.to_dict())
-                return
-            self._begin(200, "text/event-stream")
-            for chunk in stream:
-                self.wfile.write(f"data: {chunk.to_json()}\n\n".encode())
-            self.wfile.write(b"data: [DONE]\n\n")
-
-        def _begin(self, status: int, kind: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-
-        def _send(self, status: int, answer: dict[str, Any]) -> None:
-            self._begin(status, "application/json")
-            self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Quiet."""
-
-    return Handler
-
-
 @pytest.fixture(scope="module")
-def client(pipe: ChatPipeline) -> Iterator[Any]:
+def client(server_url: str) -> Any:
     openai = pytest.importorskip("openai")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(pipe.chat))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield openai.OpenAI(base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="none", max_retries=0)
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return openai.OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0)
 
 
 def create(client: Any, **fields: Any) -> Any:

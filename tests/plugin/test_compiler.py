@@ -22,8 +22,6 @@ from chatplan.standin import stand_in
 MESSAGES = [{"role": "user", "content": "Hi"}]
 # For each field: a value that means something, and the values that mean the same as leaving it out.
 UNANSWERED: dict[str, tuple[Any, list[Any]]] = {
-    "priority": (1, [None, 0]),
-    "cache_salt": ("x", [None]),
     "no_such_field": (1, [None]),
 }
 
@@ -113,7 +111,7 @@ def test_every_check_comes_before_any_other_work() -> None:
 def test_nobody_is_asked_about_a_request_with_unanswered_fields() -> None:
     log: list[str] = []
     with pytest.raises(UnsupportedFieldError):
-        compiled(noting(log), priority=1)
+        compiled(noting(log), no_such_field=1)
     assert log == []
 
 

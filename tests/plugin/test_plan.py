@@ -123,6 +123,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "tool_choice": "required",
         "parallel_tool_calls": True,
     },
+    "scheduling": {"messages": [USER], "priority": -1, "cache_salt": "tenant"},
     "reasoning": {
         "messages": [USER],
         "reasoning_effort": "low",
@@ -132,7 +133,11 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 # Calls and thoughts are read by the response parser of the newest transformers.
 NEWEST = {"tools", "reasoning"}
-THINKS = replace(stand_in(), settings=Settings(max_model_len=8192, tool_call_parser="hermes"))
+# Some fields need a setting.
+MODELS = {
+    "thinking_token_budget": replace(stand_in(), settings=Settings(max_model_len=8192, tool_call_parser="hermes")),
+    "priority": replace(stand_in(), settings=Settings(max_model_len=8192, scheduling_policy="priority")),
+}
 
 
 def named(names: Iterable[str]) -> list[Any]:
@@ -142,7 +147,7 @@ def named(names: Iterable[str]) -> list[Any]:
 
 def compiled(request: dict[str, Any], *plugins: Any) -> GenerationPlan:
     loaded = Plugins(plugins, installed=False)
-    model = THINKS if "thinking_token_budget" in request else stand_in()
+    model = MODELS.get(next(iter(MODELS.keys() & request.keys()), ""), stand_in())
     return compile_plan(parse_request({"request_id": "golden", **request}, loaded.request_type), model, loaded)
 
 

@@ -47,7 +47,7 @@ def test_a_misspelt_field_gets_a_hint(tiny: Chat) -> None:
     with pytest.raises(RequestError, match="did you mean temperature"):
         tiny.plan(ASK, tempurature=1)
     with pytest.raises(RequestError) as refused:
-        tiny.plan(ASK, cache_salt="a")
+        tiny.plan(ASK, zzz="a")
     assert "did you mean" not in str(refused.value)
 
 

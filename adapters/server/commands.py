@@ -1,0 +1,89 @@
+"""``chatplan serve``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource, SettingsError
+
+from chatplan.adapters.server.settings import ServerSettings
+from chatplan.errors import ChatplanError
+
+__all__ = ["read_settings", "run"]
+
+_ABOUT = """Serve a model over HTTP, with the API of OpenAI and vLLM.
+
+Each setting is a flag, a variable (--max-queue is CHATPLAN_MAX_QUEUE, --auth.keys-file is CHATPLAN_AUTH__KEYS_FILE),
+and a key of the TOML file that --config names (max_queue; keys_file in the table [auth]). Flags win over variables,
+and variables over the file. Lists are written a,b; tables as JSON."""
+
+
+def read_settings(arguments: Sequence[str]) -> ServerSettings:
+    """The settings that flags, the environment and a file come to.
+
+    Raises:
+        SystemExit: after ``--help``, or for a flag that does not exist (code 2).
+        ValueError: a setting is not valid, as one line for each.
+    """
+    parser = argparse.ArgumentParser(prog="chatplan serve", description=_ABOUT, formatter_class=_Help)
+    parser.add_argument("MODEL", nargs="?", help="A checkpoint: a name on the hub, or a folder; the same as --model.")
+    source: Any = CliSettingsSource(
+        ServerSettings,
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_implicit_flags="toggle",  # an argparse flag --no-auth would be the negation of --auth,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_use_class_docs_for_groups=False,
+    )
+    given = parser.parse_args(list(arguments))
+    if given.MODEL is not None:
+        given.model = given.MODEL
+    delattr(given, "MODEL")  # no setting, and so unknown
+    try:
+        return ServerSettings(_cli_settings_source=source(parsed_args=given))
+    except ValidationError as error:
+        raise ValueError("\n".join(_line(item) for item in error.errors())) from None
+    except SettingsError as error:
+        raise ValueError(str(error)) from None
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Read the settings, and serve until a signal comes."""
+    from chatplan.adapters.server.logs import configure
+
+    try:
+        settings = read_settings(arguments)
+        if settings.model is None:
+            raise ValueError("model: which one? `chatplan serve MODEL`")
+        configure(settings)
+        code = _serve(settings)
+    except (ValueError, ChatplanError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(code)
+
+
+def _serve(settings: ServerSettings) -> int:
+    from chatplan.adapters.server.app import create_app
+    from chatplan.adapters.server.loading import check_access, load_chat, load_plugins
+    from chatplan.adapters.server.running import serve
+
+    plugins = load_plugins(settings)
+    check_access(settings, plugins)
+    return serve(create_app(lambda: load_chat(settings, plugins), settings))
+
+
+def _line(item: Any) -> str:
+    name = ".".join(str(step) for step in item["loc"])
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=100)
