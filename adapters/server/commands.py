@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,6 +70,9 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _serve(settings: ServerSettings) -> int:
+    # Read when torch is loaded. GNU OpenMP's threads spin 3 ms for work and then sleep; waking them can take as long as
+    # they spin, and the pause between two steps is longer than that.
+    os.environ.setdefault("GOMP_SPINCOUNT", "60000")
     from chatplan.adapters.server.app import create_app
     from chatplan.adapters.server.loading import check_access, load_chat, load_plugins
     from chatplan.adapters.server.running import serve

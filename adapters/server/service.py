@@ -63,7 +63,9 @@ class Service:
         if self._make is None:
             return
         try:
-            self._chat = await self.in_thread(self._make)
+            # A thread of its own, which ends: OpenMP lets the engine's threads spin only while no others have teams.
+            with ThreadPoolExecutor(1, "chatplan-loading") as loader:
+                self._chat = await asyncio.get_running_loop().run_in_executor(loader, self._make)
             log.info("model loaded", extra={"model": self._chat.model.name, "engine": self._chat.engine.name})
         except Exception as error:
             self.failure = error

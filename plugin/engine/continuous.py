@@ -11,6 +11,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,9 @@ class ContinuousEngine(Engine):
             threading.Thread(target=self._run_aside, args=(aside, group), name="chatplan-aside", daemon=True).start()
 
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
-        with self._paused():
-            return self._aside.prompt_logprobs(plan)
+        # In a thread that ends: each one that computes keeps a team of OpenMP's, which slows the loop's down.
+        with ThreadPoolExecutor(1, "chatplan-aside") as thread, self._paused():
+            return thread.submit(self._aside.prompt_logprobs, plan).result()
 
     def stats(self) -> EngineStats:
         return self.loop.stats()
