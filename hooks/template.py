@@ -56,6 +56,10 @@ def check_request(request: ChatCompletionRequest, model: ModelInfo) -> None:
     for name in request.chat_template_kwargs or ():
         if name in _RENDERER:
             raise RequestError(f"{name} is no template variable", param=f"chat_template_kwargs.{name}")
+    if request.chat_template is not None and not model.settings.trust_request_chat_template:
+        raise RequestError(
+            "is not taken from requests here (the setting trust_request_chat_template)", param="chat_template"
+        )
     if request.documents is None:
         return
     if "documents" not in template_variables(template_of(model, request.chat_template)):

@@ -99,8 +99,9 @@ class Row:
     def cancel(self) -> None:
         """Nobody reads any more: the engine drops the row at its next step."""
         self.cancelled = True
-        if self.on_cancel is not None:
-            self.on_cancel(self)
+        on_cancel = self.on_cancel  # the engine's thread may take it back just now
+        if on_cancel is not None:
+            on_cancel(self)
 
     def _through(self, step: Step, stages: Sequence[StageState]) -> None:
         for stage in stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,11 +70,15 @@ class Run:
     def cancel(self) -> None:
         """Nobody reads any more."""
         for row in self.rows:
+            row.cancelled = True  # all of them, before an engine lets another one in for the first
+        for row in self.rows:
             row.cancel()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the run was cancelled before its rows were over."""
+        """Whether the run was cancelled before its rows were over; one that failed was not, though its rows were."""
+        if any(row.error is not None for row in self.rows):
+            return False
         return any(row.cancelled and row.finish_reason is None for row in self.rows)
 
     def _best(self) -> list[Row]:
@@ -155,16 +160,23 @@ def launch(engine: Engine, run: Run, done: Callable[[Run], None]) -> None:
 
     try:
         run.start()
-        engine.submit(run.rows, lambda: elsewhere(finish))
+        slow = run.plan.generation_config.get("prompt_logprobs") is not None
+        engine.submit(run.rows, lambda: elsewhere(finish, slow))
     except Exception as error:
         run.error = as_chatplan_error(error)
         done(run)
 
 
-def elsewhere(work: Callable[[], None]) -> None:
-    """What ends a run may take long, and the thread that an engine tells of it in has other rows to see to."""
+def elsewhere(work: Callable[[], None], slow: bool) -> None:
+    """What ends a run may take its time, and the thread that an engine tells of it in has other rows to see to.
+
+    What is ``slow`` waits for the model, and must not keep other runs waiting.
+    """
     try:
-        _finishing.submit(work)
+        if slow:
+            threading.Thread(target=work, name="chatplan-finish", daemon=True).start()
+        else:
+            _finishing.submit(work)
     except RuntimeError:  # the interpreter is going away
         work()
 

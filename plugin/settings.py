@@ -28,6 +28,8 @@ class Settings:
         kv_cache_bytes: memory for the keys and values of the engine ``continuous``; ``None`` takes 1 GiB on a CPU (more
             where two whole contexts need it), and what is left on a GPU.
         enable_prefix_caching: whether prompts that begin alike share their cache.
+        trust_request_chat_template: whether requests may bring a ``chat_template`` of their own. It is a program: it
+            cannot reach out of its sandbox, but it can use up time and memory.
         pack_weights: lay out linear layers for the CPU's matrix products, where the engine ``continuous`` runs on one;
             ``None`` does so when the model is served and nobody else uses it.
         tool_call_parser: name of the format in which the model writes tool calls and reasoning; ``None`` finds it out
@@ -47,6 +49,7 @@ class Settings:
     max_num_batched_tokens: int = 512
     kv_cache_bytes: int | None = None
     enable_prefix_caching: bool = True
+    trust_request_chat_template: bool = True
     pack_weights: bool | None = None
     tool_call_parser: str | None = None
 

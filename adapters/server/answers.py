@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["EventStream", "PlanStream", "whole"]
 
 _DONE = b"data: [DONE]\n\n"
+_MANY = 256
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
@@ -58,7 +59,8 @@ async def whole(service: Service, plan: GenerationPlan, record: Record, patience
         _count(record, run)
     if run.error is not None:
         raise run.error
-    return fold(chunks)
+    # Many tokens with their alternatives take their time.
+    return await asyncio.to_thread(fold, chunks) if len(chunks) > _MANY else fold(chunks)
 
 
 class PlanStream:

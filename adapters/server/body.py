@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic_core import from_json
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from chatplan.adapters.server.disconnects import ClientGone
 from chatplan.adapters.server.replies import HttpError
 from chatplan.errors import RequestError, TooLargeError
 
@@ -39,10 +40,13 @@ async def _read(request: Request, limit: int) -> bytes:
     if stated.isdigit() and int(stated) > limit:
         raise _too_large(limit)
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > limit:
-            raise _too_large(limit)
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:
+        raise ClientGone from None
     return bytes(body)
 
 

@@ -89,6 +89,7 @@ async def _planned(service: Service, request: ChatCompletionRequest, record: Rec
     plan = await service.in_thread(lambda: service.chat.plan(request))
     check_plan(plan, service.settings)
     record.prompt_tokens, record.completion_tokens = len(plan.prompt.token_ids), 0
+    service.spend(record, record.prompt_tokens)
     return plan
 
 

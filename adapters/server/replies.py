@@ -15,6 +15,7 @@ from chatplan.errors import (
     AuthenticationError,
     ChatplanError,
     EngineError,
+    PermissionDeniedError,
     PluginError,
     RateLimitError,
     RequestError,
@@ -77,7 +78,7 @@ def json_response(body: Any, status: int = 200, headers: dict[str, str] | None =
 def _headers(error: ChatplanError) -> dict[str, str]:
     if isinstance(error, RateLimitError):
         return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
-    if isinstance(error, AuthenticationError):
+    if isinstance(error, (AuthenticationError, PermissionDeniedError)):
         from chatplan.adapters.auth import challenge
 
         return {"WWW-Authenticate": challenge(error)}

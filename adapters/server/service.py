@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -54,6 +55,8 @@ class Service:
         self._chat = chat if isinstance(chat, Chat) else None
         self._make = None if isinstance(chat, Chat) else chat
         self._planning = ThreadPoolExecutor(settings.planning_threads, "chatplan-planning")
+        # Apart, so that a slow issuer of tokens does not keep requests from being planned, nor a schema senders out.
+        self._identifying = ThreadPoolExecutor(settings.planning_threads, "chatplan-identifying")
         self.metrics.watch(lambda: self.waiting, lambda: len(self.under_way) - self.waiting, self.stats)
 
     # --- the model ---------------------------------------------------------------------------------------------------
@@ -63,9 +66,7 @@ class Service:
         if self._make is None:
             return
         try:
-            # A thread of its own, which ends: OpenMP lets the engine's threads spin only while no others have teams.
-            with ThreadPoolExecutor(1, "chatplan-loading") as loader:
-                self._chat = await asyncio.get_running_loop().run_in_executor(loader, self._make)
+            self._chat = await in_new_thread(self._make)
             log.info("model loaded", extra={"model": self._chat.model.name, "engine": self._chat.engine.name})
         except Exception as error:
             self.failure = error
@@ -127,6 +128,7 @@ class Service:
     def close(self) -> None:
         """Give everything back."""
         self._planning.shutdown(wait=False, cancel_futures=True)
+        self._identifying.shutdown(wait=False, cancel_futures=True)
         if self._chat is not None and self._make is not None:
             self._chat.close()
 
@@ -141,7 +143,7 @@ class Service:
         if self.settings.no_auth or (local and not self.asks):
             return None
         plugins = self.chat.plugins
-        return await self.in_thread(lambda: identify(plugins, headers))
+        return await asyncio.get_running_loop().run_in_executor(self._identifying, lambda: identify(plugins, headers))
 
     def parse(self, data: dict[str, Any]) -> ChatCompletionRequest:
         """The request in a body, with any of the model's names as the first one.
@@ -167,19 +169,44 @@ class Service:
         record.request, record.model, record.stream = request, self.chat.model.name, request.stream
         principal = record.principal
         if principal is not None:
-            self.quotas.check(principal, request.model or self.chat.model.name, request.priority)
+            self.quotas.check(principal, self._name_for(principal, request.model), request.priority)
         self._check_room(record)
-        if principal is not None:
-            self.quotas.enter(principal)
         patience = Patience(record, self.settings)
-        self.under_way[record.request_id] = (record, patience)
+        with self.counted(principal):
+            self.under_way[record.request_id] = (record, patience)
+            try:
+                yield patience
+            finally:
+                del self.under_way[record.request_id]
+                self.spend(record, record.completion_tokens)
+
+    @contextmanager
+    def counted(self, principal: Principal | None) -> Iterator[None]:
+        """The request counts for its sender, if anybody was asked.
+
+        Raises:
+            RateLimitError: the sender asks too much.
+        """
+        if principal is None:
+            yield
+            return
+        self.quotas.enter(principal)
         try:
-            yield patience
+            yield
         finally:
-            del self.under_way[record.request_id]
-            if principal is not None:
-                self.quotas.leave(principal)
-                self.quotas.spend(principal, (record.prompt_tokens or 0) + (record.completion_tokens or 0))
+            self.quotas.leave(principal)
+
+    def spend(self, record: Record, tokens: int | None) -> None:
+        """Count tokens for the sender: those of the prompt when it is read, so that many at once do not pass."""
+        if record.principal is not None:
+            self.quotas.spend(record.principal, tokens or 0)
+
+    def _name_for(self, principal: Principal, asked: str | None) -> str:
+        """The name to check: of the model's names, whichever was asked for, one that the credential allows."""
+        names = [*self.names(), *self.chat.model.names]
+        if asked is not None and asked not in names:
+            return asked
+        return next((name for name in names if principal.models is None or name in principal.models), names[0])
 
     def _check_room(self, record: Record) -> None:
         if record.request_id in self.under_way:
@@ -232,3 +259,20 @@ class Service:
         """End what is still under way, with an error."""
         for _, patience in list(self.under_way.values()):
             patience.abort(OverloadedError("the server is shutting down", code="shutting_down", retry_after=5))
+
+
+async def in_new_thread(work: Callable[[], _T]) -> _T:
+    """Run ``work`` in a thread that ends with it, and that a process which exits does not wait for.
+
+    OpenMP lets the engine's threads spin only while no others keep teams of their own.
+    """
+    loop, future = asyncio.get_running_loop(), Future[_T]()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="chatplan-loading", daemon=True).start()
+    return await asyncio.wrap_future(future, loop=loop)

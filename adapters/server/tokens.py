@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatplan.adapters.server.body import read_object
 from chatplan.adapters.server.disconnects import unless_gone
-from chatplan.adapters.server.gate import service_of
+from chatplan.adapters.server.gate import record_of, service_of
 from chatplan.adapters.server.openapi import body_of
 from chatplan.adapters.server.service import Service
 from chatplan.errors import ModelNotFoundError, RequestError
@@ -74,8 +74,13 @@ async def tokenize(http: Request) -> Tokenized:
     """The token ids of a prompt, or of messages, and how many there are."""
     service = service_of(http)
     given = await _read(http, service, Tokenize)
-    ids = await unless_gone(http, service.in_thread(lambda: _encode(service, given)))
-    strings = list(service.chat.model.tokenizer.convert_ids_to_tokens(ids)) if given.return_token_strs else None
+
+    def work() -> tuple[list[int], list[str] | None]:
+        ids = _encode(service, given)
+        return ids, list(service.chat.model.tokenizer.convert_ids_to_tokens(ids)) if given.return_token_strs else None
+
+    with service.counted(record_of(http).principal):
+        ids, strings = await unless_gone(http, service.in_thread(work))
     context = service.chat.model.context_length
     return Tokenized(count=len(ids), max_model_len=context, tokens=ids, token_strs=strings)
 
@@ -85,13 +90,17 @@ async def detokenize(http: Request) -> Detokenized:
     """The text of token ids, special tokens included."""
     service = service_of(http)
     given = await _read(http, service, Detokenize)
+    with service.counted(record_of(http).principal):
+        text = await unless_gone(http, service.in_thread(lambda: _decode(service, given.tokens)))
+    return Detokenized(prompt=text)
+
+
+def _decode(service: Service, tokens: list[int]) -> str:
     width = service.chat.model.logits_width
-    for token in given.tokens:
-        if not 0 <= token < width:
-            raise RequestError(f"token id {token} is not in the vocabulary of {width}", param="tokens")
-    tokenizer = service.chat.model.tokenizer
-    text = await unless_gone(http, service.in_thread(lambda: tokenizer.decode(given.tokens)))
-    return Detokenized(prompt=str(text))
+    wrong = next((token for token in tokens if not 0 <= token < width), None)
+    if wrong is not None:
+        raise RequestError(f"token id {wrong} is not in the vocabulary of {width}", param="tokens")
+    return str(service.chat.model.tokenizer.decode(tokens))
 
 
 async def _read(http: Request, service: Service, shape: type[_T]) -> _T:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from chatplan.engine.manage import Loop, why_not
 from chatplan.engine.packed import pack, unpack
 from chatplan.engine.steps import RowProcessor
 from chatplan.engine.tickets import Group, Ticket
+from chatplan.engine.turns import Turns
 from chatplan.errors import EngineError
 from chatplan.plan import ENGINE_ATTRIBUTES
 
@@ -59,22 +61,30 @@ class ContinuousEngine(Engine):
         self._aside = GenerateEngine(info)
         self._tickets: dict[Row, Ticket] = {}
         self._numbers = itertools.count()
-        self._pause = threading.Lock()
+        self._pause = Turns()
         packs = serving if info.settings.pack_weights is None else info.settings.pack_weights
-        if packs:
-            pack(self.model)
         me = weakref.WeakMethod(self._read), weakref.WeakMethod(self._over), weakref.WeakMethod(self._failed)
         read, over, failed = (_weakly(method) for method in me)
         self.loop = Loop(info, RowProcessor(read, over), failed)
+        if packs:
+            pack(self.model)
         # The loop must not keep an engine alive that nobody uses, nor the interpreter.
         self._close = weakref.finalize(self, _close, self.loop, self.model, packs)
 
     def run(self, rows: Sequence[Row]) -> None:
         over = threading.Event()
         self.submit(rows, over.set)
-        over.wait()
+        try:
+            over.wait()
+        except BaseException:  # somebody pressed Ctrl-C: nobody waits any more
+            for row in rows:
+                row.cancel()
+            raise
 
     def submit(self, rows: Sequence[Row], done: Callable[[], None]) -> None:
+        if not rows:
+            done()
+            return
         group = Group(rows, done)
         here = [row for row in rows if not needs_generate(row)]
         aside = [row for row in rows if needs_generate(row)]
@@ -87,7 +97,7 @@ class ContinuousEngine(Engine):
 
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
         # In a thread that ends: each one that computes keeps a team of OpenMP's, which slows the loop's down.
-        with ThreadPoolExecutor(1, "chatplan-aside") as thread, self._paused():
+        with ThreadPoolExecutor(1, "chatplan-aside") as thread, self._paused(plan.request.priority):
             return thread.submit(self._aside.prompt_logprobs, plan).result()
 
     def stats(self) -> EngineStats:
@@ -127,17 +137,30 @@ class ContinuousEngine(Engine):
         if self._tickets.pop(ticket.row, None) is not None:
             ticket.row.on_cancel = None
             self.loop.remove(ticket)
+            if ticket.row.error is not None:
+                self._drop_siblings(ticket)
             self._read(ticket)
             ticket.group.over(ticket.row)
 
+    def _drop_siblings(self, failed: Ticket) -> None:
+        """The request has no answer any more, so its other rows need not go on."""
+        for other in [*self._tickets.values(), *failed.followers]:
+            if other.group is failed.group and other.row.plan is failed.row.plan:
+                other.row.cancel()
+
     def _failed(self, ticket: Ticket, error: Exception) -> None:
-        ticket.row.fail(error)
-        self._over(ticket)
+        """The loop broke. Those who wait for this ticket do not enter: that is tried in the loop's own thread."""
+        followers, ticket.followers = ticket.followers, []
+        for each in (ticket, *followers):
+            each.row.fail(error)
+            self._over(each)
+            each.group.over(each.row)
 
     def _run_aside(self, rows: Sequence[Row], group: Group) -> None:
         try:
-            with self._paused():
-                self._aside.run(rows)
+            if not all(row.finished for row in rows):
+                with self._paused(rows[0].plan.request.priority):
+                    self._aside.run(rows)
         except Exception as error:
             for row in rows:
                 row.fail(error)
@@ -145,10 +168,14 @@ class ContinuousEngine(Engine):
             group.over(row)
 
     @contextmanager
-    def _paused(self) -> Iterator[None]:
-        """The model for ``generate``, while the loop waits."""
-        with self._pause, self.loop.paused():
-            yield
+    def _paused(self, priority: int) -> Iterator[None]:
+        """The model for ``generate``, while the loop waits; then the loop has as much time before the next one."""
+        with self._pause.turn(priority):
+            began = time.monotonic()
+            with self.loop.paused():
+                yield
+            if len(self._pause) and self.loop.stats().running:
+                time.sleep(time.monotonic() - began)
 
 
 def needs_generate(row: Row) -> bool:

@@ -77,6 +77,7 @@ class Loop:
         self.cache: Any = self._processor.cache
         self._check_room()
         self._salt()
+        self._admit_again()
 
     def add(self, ticket: Ticket) -> bool:
         """Queue a request; false when the loop is closed."""
@@ -92,8 +93,6 @@ class Loop:
     def remove(self, ticket: Ticket) -> None:
         """Drop a request at the next step, whether it is done or nobody waits for it."""
         self.manager.cancel_request(ticket.name)
-        # transformers lifts this, which it sets when the cache was full, only for requests that end by themselves.
-        self.scheduler.block_new_requests = False
 
     def can_share(self, prompt_ids: Sequence[int]) -> bool:
         """Whether a prompt's cache can serve a second request."""
@@ -115,6 +114,8 @@ class Loop:
                 self.model.set_attn_implementation(paged)
 
     def stats(self) -> EngineStats:
+        if self._closed:
+            raise RuntimeError("the engine is closed")
         allocators = self.cache.cache_allocators.values()
         held = [len({block for table in list(each.block_table.values()) for block in table}) for each in allocators]
         used = max(count / each.num_blocks for count, each in zip(held, allocators, strict=True))
@@ -125,8 +126,8 @@ class Loop:
         """Stop the thread and put the model's attention back; what is still running fails."""
         with self._starting:
             self._closed = True
-            if self.manager.is_running():
-                self.manager.stop(block=True, hard_stop=True)
+        if self.manager.is_running():
+            self.manager.stop(block=True, hard_stop=True)
         self.model.set_attn_implementation(self._attention)
 
     @property
@@ -144,18 +145,18 @@ class Loop:
 
     def _make_manager(self, processor: RowProcessor, failed: Failed) -> Any:
         config = GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=_UNLIMITED)
-        manager = self.model.init_continuous_batching(config, batching_config(self.info))
-        manager.logit_processor = processors(processor)
-        manager.output_router = Failures(failed)
-        if runs_on_cpu(self.info):
-            from chatplan.engine.paged import NAME
-
-            self.model.set_attn_implementation(NAME)
         try:
+            manager = self.model.init_continuous_batching(config, batching_config(self.info))
+            manager.logit_processor = processors(processor)
+            manager.output_router = Failures(failed)
+            if runs_on_cpu(self.info):
+                from chatplan.engine.paged import NAME
+
+                self.model.set_attn_implementation(NAME)
             manager.warmup()  # makes the cache
-        except (MemoryError, ValueError) as error:
+        except Exception as error:  # whatever it is, `generate` may still do
             self.model.set_attn_implementation(self._attention)
-            raise EngineError(f"the cache cannot be made: {error}") from error
+            raise EngineError(f"continuous batching cannot start: {error}") from error
         self._processor = manager.batch_processor
         return manager
 
@@ -167,6 +168,18 @@ class Loop:
                 f"the cache holds {room} tokens and the context is {context}: raise kv_cache_bytes or lower "
                 "max_model_len"
             )
+
+    def _admit_again(self) -> None:
+        """transformers admits nobody after its cache was full, until a request ends by itself; ours are cancelled."""
+        clear = self.scheduler.clear_cancelled_requests
+
+        def clear_and_admit() -> Any:
+            cleared = clear()
+            if cleared or not self.scheduler.active_requests:
+                self.scheduler.block_new_requests = False
+            return cleared
+
+        self.scheduler.clear_cancelled_requests = clear_and_admit
 
     def _salt(self) -> None:
         """Where cached prefixes are looked up and noted, tokens of salted requests become other numbers."""
@@ -221,9 +234,11 @@ def batching_config(info: ModelInfo) -> Any:
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     settings = info.settings
-    scheduler = "fifo"
+    scheduler, margin = "fifo", None
     if settings.scheduling_policy == "priority":
         from chatplan.engine.priority import NAME as scheduler
+
+        margin = 0.0  # it would keep the urgent out while the less urgent hold the cache
     return ContinuousBatchingConfig(
         page_size=PAGE,
         num_blocks=cache_blocks(info),
@@ -233,6 +248,7 @@ def batching_config(info: ModelInfo) -> Any:
         use_async_batching=False,
         use_cuda_graph=False,
         scheduler_type=scheduler,
+        safety_margin=margin,
     )
 
 
@@ -249,8 +265,11 @@ def cache_blocks(info: ModelInfo) -> int | None:
     if model.device.type != "cpu":
         return None
     # Room for two whole contexts, so that one long answer does not stop all others; for no more than can run at once.
-    context = -(-(info.context_length or _CACHE_BYTES) // PAGE)
-    return max(min(_CACHE_BYTES // block, info.settings.max_num_seqs * context), 2 * context)
+    most = _CACHE_BYTES // block
+    if info.context_length is None:
+        return most
+    context = -(-info.context_length // PAGE)
+    return max(min(most, info.settings.max_num_seqs * context), 2 * context)
 
 
 def runs_on_cpu(info: ModelInfo) -> bool:

@@ -21,11 +21,8 @@ class PriorityScheduler(FIFOScheduler):
     """
 
     def schedule_batch(self, token_budget: int, cache_budget: int) -> Any:
-        waiting = [] if self.block_new_requests else self._get_waiting_candidates()
-        if waiting:
-            self._make_room(min(waiting, key=urgency), token_budget)
-            waiting = self._get_waiting_candidates()
-        candidates = sorted([*self.active_requests.values(), *waiting], key=urgency)
+        self._make_room(token_budget)
+        candidates = sorted([*self.active_requests.values(), *self._admitted()], key=urgency)
         taken: set[str] = set()
         scheduled, failed, fast, queries, reads = self._process_candidates(
             candidates, token_budget, cache_budget, taken
@@ -33,16 +30,27 @@ class PriorityScheduler(FIFOScheduler):
         self._cleanup_waiting_queue(taken)
         return (None, fast, 0, 0) if not scheduled and failed else (scheduled, fast, queries, reads)
 
-    def _make_room(self, first: RequestState, token_budget: int) -> None:
-        """Take the cache of less urgent requests until ``first`` fits, as far as there are any."""
-        while not self._fits(first, token_budget):
+    def _admitted(self) -> list[RequestState]:
+        """Who waits and may enter; after the cache was full, only who is more urgent than somebody inside."""
+        waiting: list[RequestState] = self._get_waiting_candidates()
+        if not self.block_new_requests:
+            return waiting
+        last = max((urgency(state)[0] for state in self.active_requests.values()), default=0)
+        return [state for state in waiting if urgency(state)[0] < last]
+
+    def _make_room(self, token_budget: int) -> None:
+        """Take the cache of the least urgent until the most urgent of those that do not fit does, if that helps."""
+        everyone = sorted([*self.active_requests.values(), *self._admitted()], key=urgency)
+        first = next((state for state in everyone if not self._fits(state, token_budget)), None)
+        while first is not None and not self._fits(first, token_budget):
             last = max(self.active_requests.values(), key=urgency, default=None)
             if last is None or urgency(last)[0] <= urgency(first)[0]:
                 return
             self._preempt(last)
 
     def _fits(self, state: RequestState, token_budget: int) -> bool:
-        length = min(len(state.remaining_prefill_tokens), token_budget)
+        left = state.tokens_to_process if state.status == RequestStatus.DECODING else state.remaining_prefill_tokens
+        length = min(len(left), token_budget)
         if self.cache.can_store_request_tokens(state, length, dry_run=True):
             return True
         self.cache.evict_cached_blocks()

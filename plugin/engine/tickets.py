@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Ticket:
         return [_stand_in(key, token) for token in token_ids]
 
 
+@lru_cache(maxsize=2**16)
 def _stand_in(key: bytes, token: int) -> int:
     digest = hashlib.blake2b(token.to_bytes(4, "little"), key=key, digest_size=4).digest()
     return int.from_bytes(digest, "little", signed=True)

@@ -26,8 +26,12 @@ class Turns:
         with self._changed:
             place = (priority, next(self._numbers))
             heapq.heappush(self._waiting, place)
-            self._changed.wait_for(lambda: not self._taken and self._waiting[0] == place)
-            heapq.heappop(self._waiting)
+            try:
+                self._changed.wait_for(lambda: not self._taken and self._waiting[0] == place)
+            finally:  # also when Ctrl-C ends the waiting
+                self._waiting.remove(place)
+                heapq.heapify(self._waiting)
+                self._changed.notify_all()
             self._taken = True
         try:
             yield

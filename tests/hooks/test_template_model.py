@@ -208,3 +208,11 @@ def test_add_special_tokens(new_chat: Callable[..., Chat]) -> None:
     chat = new_chat(tokenizer=tokenizer)
     plain = chat.plan(ASK, chat_template=PRINTS).prompt.token_ids
     assert chat.plan(ASK, chat_template=PRINTS, add_special_tokens=True).prompt.token_ids == (start, *plain)
+
+
+def test_templates_of_requests_may_be_refused(new_chat: Callable[..., Any]) -> None:
+    chat = new_chat(trust_request_chat_template=False)
+    with pytest.raises(RequestError, match="not taken from requests") as caught:
+        chat.plan(ASK, chat_template="{{ messages }}")
+    assert caught.value.param == "chat_template"
+    chat.plan(ASK)

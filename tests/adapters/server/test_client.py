@@ -90,8 +90,9 @@ def test_errors_of_access(serve: Any, new_chat: Any) -> None:
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=url, api_key="wrong", max_retries=0).chat.completions.create(**FIELDS)
         client = openai.OpenAI(base_url=url, api_key="secret-key", max_retries=0)
-        with pytest.raises(openai.PermissionDeniedError):
+        with pytest.raises(openai.PermissionDeniedError) as refused:
             client.chat.completions.create(**{**FIELDS, "model": "other"})
+        assert 'error="insufficient_scope"' in refused.value.response.headers["www-authenticate"]
         for _ in range(2):
             assert client.chat.completions.create(**FIELDS).usage is not None
         with pytest.raises(openai.RateLimitError) as caught:

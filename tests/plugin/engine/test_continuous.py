@@ -407,6 +407,27 @@ def test_an_urgent_request_takes_the_cache_of_others(make: Make, generate: Chat)
     assert answers[0] == answers[1] == generate.complete(plain).text
 
 
+def test_an_urgent_answer_takes_the_cache_that_it_grows_into(make: Make) -> None:
+    chat = make(scheduling_policy="priority", **SMALL)
+    ended: list[str] = []
+
+    async def all_of_them() -> None:
+        async def one(name: str, **fields: Any) -> None:
+            await chat.acomplete(ask(name * 40), ignore_eos=True, **fields)
+            ended.append(name)
+
+        slow = [asyncio.ensure_future(one(name, max_tokens=180, priority=3)) for name in "ab"]
+        while engine_of(chat).stats().running < 2:
+            await asyncio.sleep(0.001)
+        await one("c", max_tokens=190, priority=-1)
+        await asyncio.gather(*slow)
+
+    asyncio.run(all_of_them())
+    # There is room for two of them, so the younger of the less urgent ones gave way.
+    assert ended.index("c") < ended.index("b")
+    until(lambda: idle(chat))
+
+
 # --- what may go wrong ------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +441,9 @@ def test_a_model_that_breaks_fails_what_runs_and_serves_again(make: Make) -> Non
     handle = module.model.embed_tokens.register_forward_pre_hook(burst)
     with pytest.raises(EngineError, match="RuntimeError: out of order"):
         chat.complete_batch([ask("x"), ask("y")])
+    runs = [Run(chat.plan(ask(LONG), n=3), chat.model, lambda chunk: None) for _ in range(2)]
+    execute(chat.engine, runs)
+    assert all(str(run.error) == "RuntimeError: out of order" for run in runs)
     handle.remove()
     until(lambda: not engine_of(chat).loop.manager.is_running())
     assert len(chat.complete(ask("x"), max_tokens=2, return_token_ids=True).choices[0].token_ids or []) == 2
@@ -432,7 +456,7 @@ def test_closing_fails_what_runs_and_gives_the_model_back(make: Make) -> None:
     before = {
         name: value.clone() for name, value in make(engine="generate").model.require_module().state_dict().items()
     }
-    stream = chat.stream(ask("x"), max_tokens=800, ignore_eos=True)
+    stream = chat.stream(ask(LONG), n=3, max_tokens=800, ignore_eos=True)
     next(stream)
     chat.close()
     with pytest.raises(ChatplanError):
@@ -443,6 +467,49 @@ def test_closing_fails_what_runs_and_gives_the_model_back(make: Make) -> None:
     after = module.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_no_rows_are_over_at_once(chat: Chat) -> None:
+    assert chat.complete_batch([]) == []
+
+
+def test_closing_while_choices_wait_for_their_prompt(make: Make) -> None:
+    for wait in (0.0, 0.002, 0.01):
+        chat = make()
+        streams = [chat.stream(ask(LONG), n=3, max_tokens=800, ignore_eos=True) for _ in range(4)]
+        time.sleep(wait)
+        chat.close()
+        for stream in streams:
+            with pytest.raises(EngineError):
+                list(stream)
+
+
+class BreaksLater:
+    name = "breaks-later"
+
+    @hookimpl
+    def stopping_criteria(self, request: Any, prompt: Any) -> Iterable[Any] | None:
+        return [Once()] if request.user == "broken" else None
+
+
+class Once(StoppingCriteria):
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.calls == 5:
+            raise ValueError("the fifth")
+        return torch.tensor([False])
+
+
+def test_a_failed_choice_ends_the_others_of_its_request(make: Make) -> None:
+    chat = make(BreaksLater())
+    run = Run(chat.plan(ask("x"), n=3, max_tokens=800, ignore_eos=True, user="broken"), chat.model, lambda chunk: None)
+    execute(chat.engine, [run])
+    assert str(run.error) == "ValueError: the fifth"
+    assert sum(len(row.output_ids) for row in run.rows) < 30
+    until(lambda: idle(chat))
 
 
 def test_an_engine_nobody_uses_is_garbage(new_model: Callable[[], Any]) -> None:

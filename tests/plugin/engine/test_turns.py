@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from chatplan.engine.turns import Turns
 
 
@@ -24,6 +26,21 @@ def test_the_most_urgent_goes_first_and_equals_in_order() -> None:
     for thread in threads:
         thread.join(10)
     assert order == ["d", "b", "e", "a", "c"]
+
+
+def test_who_stops_waiting_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = Turns()
+
+    def interrupted(condition: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(turns._changed, "wait_for", interrupted)
+        with pytest.raises(KeyboardInterrupt), turns.turn():
+            pass
+    assert len(turns) == 0
+    with turns.turn():
+        pass
 
 
 def test_an_error_passes_the_turn_on() -> None:
