@@ -35,11 +35,17 @@ def engine(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
 
 def _continuous(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
     try:
-        from chatplan.engine.continuous import ContinuousEngine
-
-        return ContinuousEngine(model, bool(options.get("serving")))
-    except (ImportError, EngineError) as error:
+        return _new_continuous(model, bool(options.get("serving")))
+    except EngineError as error:
         if options.get("engine") == "continuous":
             raise
         log.warning("running on generate, one batch after another: %s", error)
         return None
+
+
+def _new_continuous(model: ModelInfo, serving: bool) -> Engine:
+    try:
+        from chatplan.engine.continuous import ContinuousEngine
+    except ImportError as error:  # older transformers have no such thing, or another one
+        raise EngineError(f"continuous batching needs transformers 5.23 or newer: {error}") from error
+    return ContinuousEngine(model, serving)
