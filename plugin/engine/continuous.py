@@ -126,6 +126,8 @@ class ContinuousEngine(Engine):
             self._over(ticket)
         elif not self.loop.add(ticket):
             self._failed(ticket, EngineError("the engine is closed"))
+        elif ticket.row.finished:  # cancelled just now: what was told before the loop had it was told too early
+            self.loop.remove(ticket)
 
     def _read(self, ticket: Ticket) -> None:
         followers, ticket.followers = ticket.followers, []

@@ -76,6 +76,8 @@ class Loop:
         self.manager = self._make_manager(processor, failed)
         self.cache: Any = self._processor.cache
         self._check_room()
+        if self.model.device.type == "cpu":
+            self.cache.cache_tensor.zero_()  # take the memory now, and not by and by while it serves
         self._salt()
         self._admit_again()
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad as pad_rows
 from transformers import PreTrainedModel
 
-__all__ = ["PackedLinear", "can_pack", "pack", "unpack"]
+__all__ = ["PackedLinear", "can_pack", "few_sizes", "pack", "unpack"]
 
 # The layout that was fastest or as fast as any from 1 to 512 rows.
 _ROWS = 32
@@ -26,7 +27,13 @@ class PackedLinear(nn.Module):
 
     def forward(self, features: torch.Tensor) -> Any:
         """``[..., in_features]`` to ``[..., out_features]``."""
-        return torch.ops.mkldnn._linear_pointwise(features, self.packed, self.bias, "none", [], "")
+        rows = features.numel() // self.in_features
+        extra = few_sizes(rows) - rows
+        if not extra:
+            return torch.ops.mkldnn._linear_pointwise(features, self.packed, self.bias, "none", [], "")
+        padded = pad_rows(features.reshape(rows, self.in_features), (0, 0, 0, extra))
+        output = torch.ops.mkldnn._linear_pointwise(padded, self.packed, self.bias, "none", [], "")
+        return output[:rows].view(*features.shape[:-1], self.out_features)
 
     def plain(self) -> nn.Linear:
         """The layer it was made of."""
@@ -34,6 +41,12 @@ class PackedLinear(nn.Module):
         linear.weight = nn.Parameter(self.packed.to_dense().to(self.dtype), requires_grad=False)
         linear.bias = self.bias
         return linear
+
+
+def few_sizes(rows: int) -> int:
+    """``rows``, or somewhat more. oneDNN makes code for each number of rows and keeps it, so there should be few."""
+    step = 1 if rows <= 8 else 8 if rows <= 64 else 16 if rows <= 128 else 64
+    return -(-rows // step) * step
 
 
 def can_pack(module: nn.Module) -> bool:

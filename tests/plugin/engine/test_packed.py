@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from chatplan.engine.packed import PackedLinear, can_pack, pack, unpack
+from chatplan.engine.packed import PackedLinear, can_pack, few_sizes, pack, unpack
 
 DTYPES = [torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (1, 9), (3, 7), (1, 70), (1, 200), (64,)], ids=str)
 def test_a_packed_layer_multiplies_as_before(dtype: torch.dtype, bias: bool, shape: tuple[int, int]) -> None:
     torch.manual_seed(1)
     linear = nn.Linear(24, 40, bias=bias, dtype=dtype)
@@ -28,6 +28,12 @@ def test_a_packed_layer_multiplies_as_before(dtype: torch.dtype, bias: bool, sha
         assert torch.allclose(
             PackedLinear(linear)(features), linear(features), atol=1e-5 if dtype.itemsize == 4 else 0.03
         )
+
+
+def test_there_are_few_sizes() -> None:
+    sizes = {few_sizes(rows) for rows in range(1, 513)}
+    assert len(sizes) < 30
+    assert all(rows <= few_sizes(rows) < rows + max(8, rows / 2) for rows in range(1, 2000))
 
 
 def test_what_is_not_packed() -> None:
