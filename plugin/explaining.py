@@ -126,6 +126,8 @@ def _nothing(request: ChatCompletionRequest, name: str) -> tuple[str, ...]:
         "stream_options": "token counts in the stream",
         "request_id": "the answer's id",
         "user": "told to observers",
+        "priority": "its place in the queue",
+        "cache_salt": "shares cached prompts with the same salt alone",
     }
     return (answers.get(name, "no change: this is what holds without it"),)
 

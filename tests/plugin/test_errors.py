@@ -9,13 +9,19 @@ import pytest
 
 from chatplan import errors
 from chatplan.errors import (
+    AuthenticationError,
     ChatplanError,
     ContextLengthError,
+    DeadlineError,
     EngineError,
     ModelNotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
     PluginConflictError,
     PluginError,
+    RateLimitError,
     RequestError,
+    TooLargeError,
     UnsupportedFieldError,
 )
 
@@ -29,6 +35,12 @@ EXAMPLES: list[ChatplanError] = [
     PluginError("bad"),
     PluginConflictError("temperature", ["a", "b"], param="temperature"),
     EngineError("out of memory"),
+    AuthenticationError("not valid"),
+    PermissionDeniedError("not this model", param="model"),
+    TooLargeError("the body is too long"),
+    RateLimitError("too many", code="requests_per_minute", retry_after=7.5),
+    OverloadedError("the queue is full", retry_after=2),
+    DeadlineError("too late"),
 ]
 
 
@@ -42,6 +54,12 @@ EXAMPLES: list[ChatplanError] = [
         (PluginError, {ChatplanError}, 500, "InternalServerError", "plugin_error"),
         (PluginConflictError, {PluginError}, 500, "InternalServerError", "plugin_conflict"),
         (EngineError, {ChatplanError}, 500, "InternalServerError", "engine_error"),
+        (AuthenticationError, {ChatplanError}, 401, "AuthenticationError", "invalid_credentials"),
+        (PermissionDeniedError, {ChatplanError}, 403, "PermissionDeniedError", "permission_denied"),
+        (TooLargeError, {ChatplanError}, 413, "BadRequestError", "request_too_large"),
+        (RateLimitError, {ChatplanError}, 429, "RateLimitError", "rate_limit_exceeded"),
+        (OverloadedError, {RateLimitError}, 503, "ServiceUnavailableError", "overloaded"),
+        (DeadlineError, {ChatplanError}, 504, "TimeoutError", "deadline_exceeded"),
         (ChatplanError, {Exception}, 500, "InternalServerError", "internal_error"),
     ],
 )

@@ -69,6 +69,7 @@ def effect_of(name: str, explanation: Explanation) -> FieldEffect:
         ("stream", True, {}, "answer", ["chunks instead of a whole answer"]),
         ("stream_options", {}, {"stream": True}, "answer", ["token counts in the stream"]),
         ("user", "u", {}, "answer", ["told to observers"]),
+        ("cache_salt", "s", {}, "scheduling", ["shares cached prompts with the same salt alone"]),
         ("request_id", "r", {}, "answer", ["the answer's id"]),
     ],
 )
@@ -76,7 +77,7 @@ def test_a_field_and_what_it_became(name: str, value: Any, beside: Any, plugin: 
     effect = effect_of(name, explained(**{**beside, name: value}))
     assert effect.plugins == (plugin,)
     assert [text for text in effect.became if text in became] == became
-    assert effect.engines == ("generate",)
+    assert effect.engines == ("generate", "continuous")
 
 
 def test_one_field_may_become_several_things() -> None:
@@ -196,7 +197,7 @@ def test_json() -> None:
         "value": [USER],
         "plugins": ["template"],
         "became": ["prompt of 21 tokens"],
-        "engines": ["generate"],
+        "engines": ["generate", "continuous"],
     }
     values = {item["field"]: item["value"] for item in data["fields"]}
     assert values["stream_options"] == {"include_usage": True}

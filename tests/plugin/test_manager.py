@@ -319,7 +319,7 @@ def test_added_fields_are_in_the_json_schema() -> None:
 
 def test_a_mapping_may_name_fields_that_are_there_already() -> None:
     plugins = use(adding("mine", {"priority": str}))
-    assert plugins.fields["priority"] == ("mine",)
+    assert plugins.fields["priority"] == ("mine", "scheduling")
     assert plugins.request_type is ChatCompletionRequest
 
 
