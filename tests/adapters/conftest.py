@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chatplan.adapters.server import Server
 
 # The server's packages come with an extra, which the oldest transformers is tested without.
-collect_ignore_glob = [] if find_spec("fastapi") and find_spec("pydantic_settings") else ["server/*", "auth/*"]
+collect_ignore = [] if find_spec("fastapi") and find_spec("pydantic_settings") else ["server", "auth"]
 
 
 class Running:
