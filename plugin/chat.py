@@ -7,6 +7,7 @@ import atexit
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class Chat:
     def stream(self, given: Any, **fields: Any) -> Stream:
         """The answer to one request as it is generated. A refused request raises here, not while reading."""
         plan = self.plan(given, **{**fields, "stream": True})
-        return Stream(lambda sink, done: self.start(plan, sink, done))
+        return Stream(partial(self.start, plan))
 
     def start(
         self, plan: GenerationPlan, sink: Callable[[ChatCompletionChunk], None], done: Callable[[Run], None]
@@ -137,14 +138,25 @@ class Chat:
         launch(self.engine, run, over)
         return run
 
+    def start_async(
+        self, plan: GenerationPlan, sink: Callable[[ChatCompletionChunk], None]
+    ) -> tuple[Run, asyncio.Event]:
+        """:meth:`start`, in an event loop: the event is set when the run is over."""
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(run: Run) -> None:
+            with suppress(RuntimeError):  # the event loop is gone, and nobody waits
+                loop.call_soon_threadsafe(over.set)
+
+        return self.start(plan, sink, tell), over
+
     async def acomplete(self, given: Any, **fields: Any) -> ChatCompletion:
         """:meth:`complete` without blocking the event loop; cancelling the task stops generating within a token."""
         # Compiling a constraint may take its time.
         plan = await asyncio.to_thread(lambda: self.plan(given, **fields))
         refuse_stream(plan)
         chunks: list[ChatCompletionChunk] = []
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
-        run = self.start(plan, chunks.append, lambda _: _tell(loop, over))
+        run, over = self.start_async(plan, chunks.append)
         try:
             await over.wait()
         except asyncio.CancelledError:
@@ -198,11 +210,6 @@ def refuse_stream(plan: GenerationPlan) -> None:
     """Methods that give whole answers do not quietly drop ``stream=True``."""
     if plan.request.stream:
         raise RequestError("this gives whole answers; stream() gives chunks", param="stream")
-
-
-def _tell(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # the event loop is gone, and nobody waits
-        loop.call_soon_threadsafe(event.set)
 
 
 _running: set[Run] = set()

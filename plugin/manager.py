@@ -134,6 +134,10 @@ class Plugins:
         """The hooks that ``plugin`` implements."""
         return tuple(hook for hook, calls in self._calls.items() if any(call.plugin == plugin for call in calls))
 
+    def has(self, hook: str) -> bool:
+        """Whether some plugin implements ``hook``."""
+        return bool(self._calls[hook])
+
     def introduce(self, model: ModelInfo) -> ModelInfo:
         """``model`` with what these plugins know of it: the format of its answers.
 

@@ -68,7 +68,7 @@ class Stream:
         """``begin`` starts to answer a run for a sink, and calls its second argument when the run is over."""
         mailbox = self._mailbox = _Mailbox()
         # What is called from other threads must not know the stream, or one that nobody reads would never be garbage.
-        run = begin(mailbox.put, lambda ended: _deliver(ended, mailbox))
+        run = self.run = begin(mailbox.put, lambda ended: mailbox.put(ended.error))
         include = run.plan.request.stream_options is not None and run.plan.request.stream_options.include_usage
         self._include_usage = bool(include)
         self._ended = False
@@ -123,8 +123,3 @@ class Stream:
         if item is not None:
             raise item
         return None
-
-
-def _deliver(run: Run, mailbox: _Mailbox) -> None:
-    """The end of the stream, or the error that it ends with."""
-    mailbox.put(run.error)

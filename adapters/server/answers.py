@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, aclosing, suppress
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from starlette.responses import StreamingResponse
@@ -17,7 +18,7 @@ from chatplan.adapters.server.replies import error_body
 from chatplan.errors import ChatplanError
 from chatplan.folding import fold
 from chatplan.response import ChatCompletion, ChatCompletionChunk
-from chatplan.stream import Sink, Stream
+from chatplan.stream import Stream
 
 if TYPE_CHECKING:
     from chatplan.adapters.server.record import Record
@@ -37,11 +38,6 @@ def _count(record: Record, run: Run) -> None:
     record.completion_tokens = sum(len(row.output_ids) for row in run.rows)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> None:
-    with suppress(RuntimeError):  # the event loop is gone, and nobody waits
-        loop.call_soon_threadsafe(over.set)
-
-
 async def whole(service: Service, plan: GenerationPlan, record: Record, patience: Patience) -> ChatCompletion:
     """The whole answer. The event loop wakes up once, when it is there; cancelling stops it within a token."""
     chunks: list[ChatCompletionChunk] = []
@@ -50,8 +46,7 @@ async def whole(service: Service, plan: GenerationPlan, record: Record, patience
         service.see(record, chunk)
         chunks.append(chunk)
 
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
-    run = service.chat.start(plan, take, lambda _: _tell(loop, over))
+    run, over = service.chat.start_async(plan, take)
     try:
         await patience.wait(over.wait)
     finally:
@@ -70,14 +65,8 @@ class PlanStream:
         self._service, self._record, self._patience = service, record, patience
         self._kept: list[ChatCompletionChunk] = []
         self._content: list[ChatCompletionChunk] | None = [] if service.settings.log_content else None
-        runs: list[Run] = []
-
-        def begin(sink: Sink, done: Callable[[Run], None]) -> Run:
-            runs.append(service.chat.start(plan, sink, done))
-            return runs[0]
-
-        self._stream = Stream(begin)
-        self._run = runs[0]
+        self._stream = Stream(partial(service.chat.start, plan))
+        self._run = self._stream.run
 
     async def begin(self) -> None:
         """Wait for the first token, so that what fails before it is a plain HTTP answer.

@@ -94,8 +94,7 @@ class Service:
         """Whether senders are asked for a credential: some plugin has the hook ``authenticate``."""
         if self.settings.no_auth or self._chat is None:
             return False
-        plugins = self._chat.plugins
-        return any("authenticate" in plugins.hooks_of(name) for name in plugins.names)
+        return self._chat.plugins.has("authenticate")
 
     def names(self) -> list[str]:
         """What requests may call the model; the first is in answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,18 +65,23 @@ def pack(model: nn.Module) -> int:
 
     A weight that is also an embedding stays there too, so the embedding's memory is not given back.
     """
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    work = [(parent, name, child) for parent, name, child in found if can_pack(child)]
-    for parent, name, child in work:
-        setattr(parent, name, PackedLinear(child))  # type: ignore[arg-type]
-    return len(work)
+    return _replace(model, lambda child: PackedLinear(child) if can_pack(child) else None)
 
 
 def unpack(model: nn.Module) -> None:
     """Undo :func:`pack`, and share a weight with the embeddings again where the model does."""
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    work = [(parent, name, child) for parent, name, child in found if isinstance(child, PackedLinear)]
-    for parent, name, child in work:
-        setattr(parent, name, child.plain())
-    if work and isinstance(model, PreTrainedModel):
+    count = _replace(model, lambda child: child.plain() if isinstance(child, PackedLinear) else None)
+    if count and isinstance(model, PreTrainedModel):
         model.tie_weights()
+
+
+def _replace(model: nn.Module, new: Callable[[Any], nn.Module | None]) -> int:
+    """Put what ``new`` makes of a layer in its place, unless that is ``None``; returns how many it was."""
+    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    count = 0
+    for parent, name, child in found:
+        layer = new(child)
+        if layer is not None:
+            setattr(parent, name, layer)
+            count += 1
+    return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import threading
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ class Turns:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._numbers = itertools.count()
-        self._waiting: list[tuple[int, int]] = []
+        self._waiting: set[tuple[int, int]] = set()
         self._taken = False
 
     @contextmanager
@@ -25,12 +24,11 @@ class Turns:
         """Wait, hold, and let the next one have it."""
         with self._changed:
             place = (priority, next(self._numbers))
-            heapq.heappush(self._waiting, place)
+            self._waiting.add(place)
             try:
-                self._changed.wait_for(lambda: not self._taken and self._waiting[0] == place)
+                self._changed.wait_for(lambda: not self._taken and min(self._waiting) == place)
             finally:  # also when Ctrl-C ends the waiting
                 self._waiting.remove(place)
-                heapq.heapify(self._waiting)
                 self._changed.notify_all()
             self._taken = True
         try:
