@@ -66,9 +66,9 @@ $(VENV)/.demo $(VENV)/.dev: setup.cfg pyproject.toml constraints/dev.txt $(VENV)
 	@touch $@
 
 $(COMPAT)/.test: setup.cfg pyproject.toml constraints/compat.txt | $(COMPAT)/.made
-	@echo "== installing chatplan[test,outlines,lm-format-enforcer] on the oldest transformers"
+	@echo "== installing chatplan[doors,outlines,lm-format-enforcer] on the oldest transformers"
 	@$(COMPAT)/bin/python $(PIP_INSTALL) --constraint constraints/compat.txt setuptools
-	@$(COMPAT)/bin/python $(PIP_INSTALL) --constraint constraints/compat.txt --editable '.[test,outlines,lm-format-enforcer]'
+	@$(COMPAT)/bin/python $(PIP_INSTALL) --constraint constraints/compat.txt --editable '.[doors,outlines,lm-format-enforcer]'
 	@touch $@
 
 # A strict editable install links file by file: it must run again when the list of files changes.
