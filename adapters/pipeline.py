@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, overload
 
 from transformers import AutoModelForCausalLM, Pipeline
@@ -11,11 +11,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines import pipeline as transformers_pipeline
 
 from chatplan.chat import Chat
-from chatplan.errors import RequestError
 from chatplan.explaining import Explanation
 from chatplan.model import ModelInfo
 from chatplan.plan import GenerationPlan
-from chatplan.request import ChatCompletionRequest
 from chatplan.response import ChatCompletion
 from chatplan.settings import Settings
 from chatplan.stream import Stream
@@ -65,23 +63,8 @@ class ChatPipeline(Pipeline):
     def __call__(self, inputs: Any, **fields: Any) -> Any: ...
 
     def __call__(self, inputs: Any, **fields: Any) -> Any:
-        """Answer messages, a request (object or dict), or a list of either.
-
-        ``fields`` are fields of the request, for every request of a list. Returns a
-        :class:`ChatCompletion`, a list of them for a list, an iterator of them for an iterator of requests, and a
-        :class:`Stream` of chunks with ``stream=True``.
-
-        Raises:
-            RequestError: naming the field, its value and what is allowed.
-        """
-        if is_one_request(inputs):
-            request = self.chat.request(inputs, **fields)
-            return self.chat.stream(request) if request.stream else self.chat.complete(request)
-        if fields.get("stream"):
-            raise RequestError("streams answer one request at a time", param="stream")
-        if isinstance(inputs, (list, tuple)):
-            return self.chat.complete_batch(inputs, **fields)
-        return self.chat.complete_each(inputs, **fields)
+        """As :meth:`Chat.__call__`."""
+        return self.chat(inputs, **fields)
 
     @overload
     async def acomplete(self, inputs: Any, *, stream: Literal[True], **fields: Any) -> Stream: ...
@@ -126,18 +109,6 @@ _TRANSFORMERS_ARGUMENTS = frozenset(
     "model tokenizer feature_extractor image_processor video_processor processor modelcard framework task args_parser "
     "device torch_dtype dtype binary_output num_workers".split()
 )
-
-
-def is_one_request(inputs: Any) -> bool:
-    """Whether ``inputs`` is a single request: a request object, a dict, or a list of messages."""
-    if isinstance(inputs, (ChatCompletionRequest, Mapping, str)):
-        return True  # a string is refused as such, not read as a supply of characters
-    if not isinstance(inputs, Iterable) or hasattr(inputs, "role"):
-        return True  # refused as such, and at once
-    first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else None
-    if isinstance(inputs, (list, tuple)) and not inputs:
-        return True  # no messages: refused as such
-    return (isinstance(first, Mapping) and "role" in first) or hasattr(first, "role")
 
 
 def pipeline(task: str = "chat", model: Any = None, **arguments: Any) -> ChatPipeline:

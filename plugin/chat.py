@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from chatplan.compiler import check_fields, compile_plan
+from chatplan.compiler import check_fields
 from chatplan.errors import PluginError, RequestError
 from chatplan.explaining import Explanation, explain
 from chatplan.folding import fold
@@ -19,13 +19,13 @@ from chatplan.manager import Plugins
 from chatplan.request import ChatCompletionRequest, parse_request
 from chatplan.request_types import without_nulls
 from chatplan.response import ChatCompletion, ChatCompletionChunk
-from chatplan.run import Run, execute, launch
 from chatplan.stream import Stream
 
 if TYPE_CHECKING:
-    from chatplan.engine import Engine
+    from chatplan.engine import Runner
     from chatplan.model import ModelInfo
     from chatplan.plan import GenerationPlan
+    from chatplan.run import Run
 
 __all__ = ["Chat"]
 
@@ -63,6 +63,30 @@ class Chat:
         self.defaults: dict[str, Any] = {}
         self.defaults = self._check_defaults(defaults or {})
 
+    @overload
+    def __call__(self, inputs: Any, *, stream: Literal[True], **fields: Any) -> Stream: ...
+    @overload
+    def __call__(self, inputs: Any, **fields: Any) -> Any: ...
+
+    def __call__(self, inputs: Any, **fields: Any) -> Any:
+        """Answer messages, a request (object or dict), or a list of either.
+
+        ``fields`` are fields of the request, for every request of a list. Returns a
+        :class:`ChatCompletion`, a list of them for a list, an iterator of them for an iterator of requests, and a
+        :class:`Stream` of chunks with ``stream=True``.
+
+        Raises:
+            RequestError: naming the field, its value and what is allowed.
+        """
+        if is_one_request(inputs):
+            request = self.request(inputs, **fields)
+            return self.stream(request) if request.stream else self.complete(request)
+        if fields.get("stream"):
+            raise RequestError("streams answer one request at a time", param="stream")
+        if isinstance(inputs, (list, tuple)):
+            return self.complete_batch(inputs, **fields)
+        return self.complete_each(inputs, **fields)
+
     def request(self, given: Any, **fields: Any) -> ChatCompletionRequest:
         """A valid request of messages, a dict or a request object; ``fields`` win over it, and it over the defaults.
 
@@ -80,11 +104,11 @@ class Chat:
 
     def plan(self, given: Any, **fields: Any) -> GenerationPlan:
         """The plan of a request, as the engine would run it."""
-        return compile_plan(self.request(given, **fields), self.model, self.plugins, self.engine.unsupported)
+        return self.engine.plan(self.request(given, **fields), self.model, self.plugins)
 
     def explain(self, given: Any, **fields: Any) -> Explanation:
         """Why the plan of a request is as it is: which plugin turned which field into what."""
-        return explain(self.request(given, **fields), self.model, self.plugins)
+        return explain(self.request(given, **fields), self.model, self.plugins, self.engine.plan)
 
     def complete(self, given: Any, **fields: Any) -> ChatCompletion:
         """The whole answer to one request."""
@@ -100,7 +124,7 @@ class Chat:
         for plan in plans:
             refuse_stream(plan)
         chunks: list[list[ChatCompletionChunk]] = [[] for _ in plans]
-        runs = [Run(plan, self.model, box.append) for plan, box in zip(plans, chunks, strict=True)]
+        runs = [self.engine.open(plan, self.model, box.append) for plan, box in zip(plans, chunks, strict=True)]
         self._execute(runs)
         for run in runs:
             if run.error is not None:
@@ -127,7 +151,7 @@ class Chat:
         The chunks go to ``sink``, and the run to ``done`` after the last one, with ``run.error`` if it failed; both
         are called from other threads. ``run.cancel()`` stops it within a token.
         """
-        run = Run(plan, self.model, sink)
+        run = self.engine.open(plan, self.model, sink)
         _running.add(run)
 
         def over(run: Run) -> None:
@@ -135,7 +159,7 @@ class Chat:
             self._finished(run)
             done(run)
 
-        launch(self.engine, run, over)
+        self.engine.begin(run, over)
         return run
 
     def start_async(
@@ -170,11 +194,11 @@ class Chat:
         """Give back what the engine holds."""
         self.engine.close()
 
-    def _make_engine(self, options: Mapping[str, Any]) -> Engine:
+    def _make_engine(self, options: Mapping[str, Any]) -> Runner:
         answer = self.plugins.ask_first("engine", model=self.model, options=options)
         if answer is None:
             raise PluginError(f"no plugin offers the engine {options['engine']!r}")
-        engine: Engine = answer[1]
+        engine: Runner = answer[1]
         return engine
 
     def _check_defaults(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,13 +221,25 @@ class Chat:
             raise
 
     def _execute(self, runs: Sequence[Run]) -> None:
-        execute(self.engine, runs)
+        self.engine.answer(runs)
         for run in runs:
             self._finished(run)
 
     def _finished(self, run: Run) -> None:
         usage = None if run.error else run.usage
         self.plugins.notify("request_finished", request=run.plan.request, usage=usage, error=run.error)
+
+
+def is_one_request(inputs: Any) -> bool:
+    """Whether ``inputs`` is a single request: a request object, a dict, or a list of messages."""
+    if isinstance(inputs, (ChatCompletionRequest, Mapping, str)):
+        return True  # a string is refused as such, not read as a supply of characters
+    if not isinstance(inputs, Iterable) or hasattr(inputs, "role"):
+        return True  # refused as such, and at once
+    first = inputs[0] if isinstance(inputs, (list, tuple)) and inputs else None
+    if isinstance(inputs, (list, tuple)) and not inputs:
+        return True  # no messages: refused as such
+    return (isinstance(first, Mapping) and "role" in first) or hasattr(first, "role")
 
 
 def refuse_stream(plan: GenerationPlan) -> None:

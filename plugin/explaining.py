@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ _PREFIX = {
     "logits_processors": "processor",
     "stopping_criteria": "stop rule",
     "output_stages": "output stage",
+    "forward": "sent as",
 }
 
 
@@ -58,18 +59,23 @@ class Explanation:
         }
 
 
-def explain(request: ChatCompletionRequest, model: ModelInfo, plugins: Plugins) -> Explanation:
-    """Explain a request.
+Planner = Callable[["ChatCompletionRequest", "ModelInfo", "Plugins"], GenerationPlan]
+
+
+def explain(
+    request: ChatCompletionRequest, model: ModelInfo, plugins: Plugins, planner: Planner = compile_plan
+) -> Explanation:
+    """Explain a request, as ``planner`` makes its plan.
 
     What a field became is found by leaving it out: whatever the plan then lacks is the field's doing. So it holds for
     any plugin, without the plugin saying so.
     """
-    plan = compile_plan(request, model, plugins)
+    plan = planner(request, model, plugins)
     fields: list[FieldEffect] = []
     found: set[str] = set()
     for name, value in request.given().items():
         owners = plugins.fields[name]
-        other = _without(request, name, model, plugins)
+        other = _without(request, name, lambda left: planner(left, model, plugins))
         became = _lost(plan, other, name, owners)
         found.update(map(_key, became))
         texts = _texts(became) or _kept_out(plan, other) or _nothing(request, name)
@@ -79,13 +85,15 @@ def explain(request: ChatCompletionRequest, model: ModelInfo, plugins: Plugins) 
     return Explanation(plan, tuple(fields), tuple(standing))
 
 
-def _without(request: ChatCompletionRequest, name: str, model: ModelInfo, plugins: Plugins) -> GenerationPlan | None:
+def _without(
+    request: ChatCompletionRequest, name: str, planned: Callable[[ChatCompletionRequest], GenerationPlan]
+) -> GenerationPlan | None:
     """The plan without one field; ``None`` when the request makes no sense without it."""
     # Extra keys are among the fields that are set.
     values = {key: getattr(request, key) for key in request.model_fields_set if key != name}
     values["request_id"] = "-" if name == "request_id" else request.request_id
     try:
-        return compile_plan(type(request).model_construct(**values), model, plugins)
+        return planned(type(request).model_construct(**values))
     except Exception:  # a plugin may take for granted that its fields come together
         return None
 
@@ -142,7 +150,7 @@ def _text(effect: Effect) -> str:
         return f"{what} of {len(effect.value.token_ids)} tokens"
     if effect.kind == "logits_processors":
         return f"{what} {_shown(effect.value)} at {effect.name}"
-    if effect.kind in ("template_args", "generation_config"):
+    if effect.kind in ("template_args", "generation_config", "forward"):
         return f"{what} {effect.name}={_shown(effect.value)}"
     return f"{what} {_shown(effect.value)}"
 

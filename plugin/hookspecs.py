@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from chatplan.engine import Engine
+    from chatplan.engine import Runner
     from chatplan.errors import ChatplanError
     from chatplan.families import AnswerFormat
     from chatplan.guided import Constraint, GrammarBackend
@@ -108,7 +108,7 @@ def output_stages(request: ChatCompletionRequest, prompt: Prompt, model: ModelIn
 
 
 @hookspec(firstresult=True)
-def engine(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
+def engine(model: ModelInfo, options: Mapping[str, Any]) -> Runner | None:
     """The engine to run plans on; ``options["engine"]`` is the name asked for, or ``"auto"``.
 
     Called once, when a model is loaded. The first plugin that returns something wins; the built-in one comes last.

@@ -1,9 +1,10 @@
-"""A plan being answered: its rows, and the chunks that their steps become."""
+"""A plan being answered: the chunks of its answer, and the rows whose steps they are made of."""
 
 from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -19,22 +20,42 @@ if TYPE_CHECKING:
     from chatplan.model import ModelInfo
     from chatplan.plan import GenerationPlan
 
-__all__ = ["Run", "execute", "launch"]
+__all__ = ["RowRun", "Run", "execute", "launch"]
 
 
-class Run:
+class Run(ABC):
     """One request on its way to an answer; ``sink`` gets the chunks.
 
     The chunks are: one with the role for each choice (and one with the echo), deltas as they come, the last delta of a
     choice with its ``finish_reason``, and at the end one without choices, with the usage.
+
+    Attributes:
+        usage: the tokens it took, once it is over.
+        error: what it failed with.
     """
 
-    def __init__(self, plan: GenerationPlan, model: ModelInfo, sink: Callable[[ChatCompletionChunk], None]) -> None:
+    def __init__(self, plan: GenerationPlan, sink: Callable[[ChatCompletionChunk], None]) -> None:
         self.plan = plan
         self.created = int(time.time())
         self.usage: Usage | None = None
         self.error: ChatplanError | None = None
         self._sink = sink
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Nobody reads any more."""
+
+    @property
+    @abstractmethod
+    def tokens(self) -> tuple[int, int]:
+        """Tokens of the prompt and of the answer so far."""
+
+
+class RowRun(Run):
+    """A run whose tokens an engine pushes, row by row."""
+
+    def __init__(self, plan: GenerationPlan, model: ModelInfo, sink: Callable[[ChatCompletionChunk], None]) -> None:
+        super().__init__(plan, sink)
         # Which samples are the best is known only at the end, so their steps wait.
         self._held: dict[Row, list[Step]] | None = {} if plan.samples > plan.choices else None
         seed = plan.generation_config.get("seed")
@@ -68,11 +89,14 @@ class Run:
         self.usage = self._count(sum(len(row.output_ids) for row in rows))
 
     def cancel(self) -> None:
-        """Nobody reads any more."""
         for row in self.rows:
             row.cancelled = True  # all of them, before an engine lets another one in for the first
         for row in self.rows:
             row.cancel()
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        return len(self.plan.prompt.token_ids), sum(len(row.output_ids) for row in self.rows)
 
     @property
     def cancelled(self) -> bool:
@@ -137,7 +161,7 @@ class Run:
         return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-def execute(engine: Engine, runs: Sequence[Run]) -> None:
+def execute(engine: Engine, runs: Sequence[RowRun]) -> None:
     """Answer all runs together; each run's error is left in ``run.error``."""
     try:
         for run in runs:
@@ -151,7 +175,7 @@ def execute(engine: Engine, runs: Sequence[Run]) -> None:
         end(engine, run)
 
 
-def launch(engine: Engine, run: Run, done: Callable[[Run], None]) -> None:
+def launch(engine: Engine, run: RowRun, done: Callable[[RowRun], None]) -> None:
     """:func:`execute` without waiting: ``done`` is called when the run is over, from another thread."""
 
     def finish() -> None:
@@ -184,7 +208,7 @@ def elsewhere(work: Callable[[], None], slow: bool) -> None:
 _finishing = ThreadPoolExecutor(max_workers=4, thread_name_prefix="chatplan-finish")
 
 
-def end(engine: Engine, run: Run) -> None:
+def end(engine: Engine, run: RowRun) -> None:
     """What follows a run's last token; its error is left in ``run.error``."""
     try:
         run.settle(run.rows) if run.cancelled else run.finish(engine)

@@ -34,8 +34,7 @@ _KEEP_ALIVE = b": keep-alive\n\n"
 
 
 def _count(record: Record, run: Run) -> None:
-    record.prompt_tokens = len(run.plan.prompt.token_ids)
-    record.completion_tokens = sum(len(row.output_ids) for row in run.rows)
+    record.prompt_tokens, record.completion_tokens = run.tokens
 
 
 async def whole(service: Service, plan: GenerationPlan, record: Record, patience: Patience) -> ChatCompletion:

@@ -22,7 +22,7 @@ from chatplan.plan import GenerationPlan
 from chatplan.request import parse_request
 from chatplan.response import ChatCompletionChunk
 from chatplan.row import Row
-from chatplan.run import Run, execute, launch
+from chatplan.run import RowRun, execute, launch
 from chatplan.standin import stand_in
 from chatplan.stream import Stream
 
@@ -65,8 +65,8 @@ def planned(*plugins: Any, **fields: Any) -> GenerationPlan:
 def stream(engine: Engine | None = None, *plugins: Any, **fields: Any) -> Stream:
     plan, used = planned(*plugins, **fields), engine or Typist()
 
-    def begin(sink: Callable[[ChatCompletionChunk], None], done: Callable[[Run], None]) -> Run:
-        run = Run(plan, stand_in(), sink)
+    def begin(sink: Callable[[ChatCompletionChunk], None], done: Callable[[RowRun], None]) -> RowRun:
+        run = RowRun(plan, stand_in(), sink)
         launch(used, run, done)
         return run
 
@@ -187,7 +187,7 @@ def test_close_stops_generating() -> None:
 
 def test_nobody_is_sent_the_rest_of_a_closed_stream() -> None:
     chunks: list[ChatCompletionChunk] = []
-    run = Run(planned(), stand_in(), chunks.append)
+    run = RowRun(planned(), stand_in(), chunks.append)
     run.cancel()
     execute(Typist(), [run])
     assert [chunk for chunk in chunks if not chunk.choices] == []

@@ -21,7 +21,7 @@ from chatplan import Chat, ModelInfo, RequestError, Settings, Stage, hookimpl
 from chatplan.engine.generate import GenerateEngine
 from chatplan.engine.manage import PAGE
 from chatplan.errors import ChatplanError, EngineError
-from chatplan.run import Run, execute
+from chatplan.run import RowRun, Run
 from chatplan.standin import stand_in
 
 if TYPE_CHECKING:
@@ -231,9 +231,9 @@ class Broken(LogitsProcessor):
 def test_a_plugin_that_raises_ends_its_request_alone(make: Make) -> None:
     chat = make(Breaks())
     runs = [
-        Run(chat.plan(ask("x"), max_tokens=5, user=user), chat.model, lambda chunk: None) for user in ("", "broken")
+        RowRun(chat.plan(ask("x"), max_tokens=5, user=user), chat.model, lambda chunk: None) for user in ("", "broken")
     ]
-    execute(chat.engine, runs)
+    chat.engine.answer(runs)
     assert runs[0].error is None
     assert str(runs[1].error) == "ValueError: no idea"
     until(lambda: idle(chat))
@@ -271,9 +271,9 @@ def test_cancelling_an_async_answer(chat: Chat) -> None:
 
 
 def test_a_request_that_was_cancelled_before_it_was_submitted(chat: Chat) -> None:
-    run = Run(chat.plan(ask(LONG), n=3), chat.model, lambda chunk: None)
+    run = RowRun(chat.plan(ask(LONG), n=3), chat.model, lambda chunk: None)
     run.cancel()
-    execute(chat.engine, [run])
+    chat.engine.answer([run])
     assert run.cancelled
     assert run.error is None
 
@@ -284,8 +284,8 @@ def test_choices_read_their_prompt_once(make: Make) -> None:
     module: Any = chat.model.require_module()
     handle = module.model.embed_tokens.register_forward_pre_hook(lambda layer, args: read.append(args[0].numel()))
     plan = chat.plan(ask(LONG), n=4, seed=1, max_tokens=2, ignore_eos=True)
-    run = Run(plan, chat.model, lambda chunk: None)
-    execute(chat.engine, [run])
+    run = RowRun(plan, chat.model, lambda chunk: None)
+    chat.engine.answer([run])
     handle.remove()
     prompt = len(plan.prompt.token_ids)
     rest = prompt - (prompt - 1) // PAGE * PAGE  # the last page is not whole, and so not shared
@@ -446,8 +446,8 @@ def test_a_model_that_breaks_fails_what_runs_and_serves_again(make: Make) -> Non
     handle = module.model.embed_tokens.register_forward_pre_hook(burst)
     with pytest.raises(EngineError, match="RuntimeError: out of order"):
         chat.complete_batch([ask("x"), ask("y")])
-    runs = [Run(chat.plan(ask(LONG), n=3), chat.model, lambda chunk: None) for _ in range(2)]
-    execute(chat.engine, runs)
+    runs = [RowRun(chat.plan(ask(LONG), n=3), chat.model, lambda chunk: None) for _ in range(2)]
+    chat.engine.answer(runs)
     assert all(str(run.error) == "RuntimeError: out of order" for run in runs)
     handle.remove()
     until(lambda: not engine_of(chat).loop.manager.is_running())
@@ -510,8 +510,10 @@ class Once(StoppingCriteria):
 
 def test_a_failed_choice_ends_the_others_of_its_request(make: Make) -> None:
     chat = make(BreaksLater())
-    run = Run(chat.plan(ask("x"), n=3, max_tokens=800, ignore_eos=True, user="broken"), chat.model, lambda chunk: None)
-    execute(chat.engine, [run])
+    run = RowRun(
+        chat.plan(ask("x"), n=3, max_tokens=800, ignore_eos=True, user="broken"), chat.model, lambda chunk: None
+    )
+    chat.engine.answer([run])
     assert str(run.error) == "ValueError: the fifth"
     assert sum(len(row.output_ids) for row in run.rows) < 30
     until(lambda: idle(chat))

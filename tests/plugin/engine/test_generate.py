@@ -34,7 +34,7 @@ from chatplan import (
 from chatplan.engine import scoring
 from chatplan.engine.batches import batches
 from chatplan.errors import ChatplanError, EngineError
-from chatplan.run import Run, execute
+from chatplan.run import RowRun
 
 NewChat = Callable[..., Chat]
 NewModel = Callable[[], Any]
@@ -50,10 +50,10 @@ def ids_of(chat: Chat, messages: Any, **fields: Any) -> list[int]:
     return answer.choices[0].token_ids or []
 
 
-def run_all(chat: Chat, requests: Sequence[Any]) -> list[Run]:
+def run_all(chat: Chat, requests: Sequence[Any]) -> list[RowRun]:
     """All requests in one ``engine.run``; errors are left where they happened."""
-    runs = [Run(chat.plan(request), chat.model, lambda chunk: None) for request in requests]
-    execute(chat.engine, runs)
+    runs = [RowRun(chat.plan(request), chat.model, lambda chunk: None) for request in requests]
+    chat.engine.answer(runs)
     return runs
 
 
@@ -156,7 +156,7 @@ class NoRepeat:
 def test_rows_of_one_call_share_their_generation_config(new_chat: NewChat) -> None:
     chat = new_chat(plugins=[NoRepeat()])
     wishes: list[dict[str, Any]] = [{}, {"no_repeat": 1}, {"seed": 3, "n": 2}, {"no_repeat": 1}, {"no_repeat": 2}]
-    rows = [row for wish in wishes for row in Run(chat.plan(ask("x"), **wish), chat.model, print).rows]
+    rows = [row for wish in wishes for row in RowRun(chat.plan(ask("x"), **wish), chat.model, print).rows]
     assert [[rows.index(row) for row in group] for group in batches(rows, 9, True)] == [[0, 2, 3], [1, 4], [5]]
     assert [[rows.index(row) for row in group] for group in batches(rows, 2, True)] == [[0, 2], [3], [1, 4], [5]]
 
@@ -524,14 +524,14 @@ def test_a_stream_that_waits_for_another_is_cancelled_before_it_starts(tiny: Cha
 
 def test_cancelling_one_of_many_leaves_the_others(tiny: Chat) -> None:
     plans = [tiny.plan(ask(text), temperature=0, max_tokens=30, ignore_eos=True) for text in ("a", "bb", "ccc")]
-    runs: list[Run] = []
+    runs: list[RowRun] = []
 
     def sink(chunk: Any) -> None:
         if len(runs[1].rows[0].output_ids) == 4:
             runs[1].cancel()
 
-    runs += [Run(plan, tiny.model, sink) for plan in plans]
-    execute(tiny.engine, runs)
+    runs += [RowRun(plan, tiny.model, sink) for plan in plans]
+    tiny.engine.answer(runs)
     assert [len(run.rows[0].output_ids) for run in runs] == [30, 4, 30]
     assert [run.cancelled for run in runs] == [False, True, False]
     assert runs[2].rows[0].output_ids == ids_of(tiny, ask("ccc"), temperature=0, max_tokens=30, ignore_eos=True)
