@@ -53,7 +53,7 @@ class ModelInfo:
         return cls(name, tokenizer, config, generation, module, settings or Settings())
 
     @classmethod
-    def without_weights(cls, path: str, settings: Settings | None = None) -> ModelInfo:
+    def without_weights(cls, path: str, settings: Settings | None = None, name: str = "") -> ModelInfo:
         """Tokenizer and configuration of a checkpoint; enough to compile and explain plans."""
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -62,7 +62,7 @@ class ModelInfo:
             generation = GenerationConfig.from_pretrained(path)
         except OSError:
             generation = GenerationConfig.from_model_config(config)
-        return cls(path, AutoTokenizer.from_pretrained(path), config, generation, None, settings or Settings())
+        return cls(name or path, AutoTokenizer.from_pretrained(path), config, generation, None, settings or Settings())
 
     def require_module(self) -> PreTrainedModel:
         """The weights, or an error when only the description was loaded."""

@@ -1,0 +1,179 @@
+"""Runs the rows of a plan on a TGI server: one request for each, and its tokens pushed as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from itertools import groupby
+from typing import Any, ClassVar
+
+from chatplan.adapters.background import Background
+from chatplan.adapters.tgi.clients import Client
+from chatplan.adapters.tgi.errors import Refusal, passes, translated
+from chatplan.adapters.tgi.parameters import Limits, Parameters, parameters_of, seeded, text_of
+from chatplan.capabilities import UNSUPPORTED
+from chatplan.engine import Engine, EngineStats
+from chatplan.engine.base import PromptLogprobs
+from chatplan.model import ModelInfo
+from chatplan.output import TokenScores
+from chatplan.plan import GenerationPlan
+from chatplan.response import LOWEST_LOGPROB, PromptLogprob
+from chatplan.row import Row
+
+__all__ = ["TGIEngine"]
+
+_LONGEST_PAUSE = 30.0
+
+
+class TGIEngine(Engine):
+    """A TGI server.
+
+    Args:
+        model: tokenizer and configuration of the checkpoint that the server runs.
+        client: how to speak to it.
+        limits: what it allows.
+        timeout: the most seconds for one answer, with all tries.
+        retries: further tries while the server is overloaded or away; none once a token came.
+    """
+
+    name: ClassVar[str] = "tgi"
+    unsupported = UNSUPPORTED["tgi"]
+
+    def __init__(
+        self, model: ModelInfo, client: Client, limits: Limits, timeout: float = 600.0, retries: int = 3
+    ) -> None:
+        self.model, self.client, self.limits = model, client, limits
+        self.timeout, self.retries = timeout, retries
+        self._background = Background("chatplan-tgi")
+        self._running = 0
+
+    def check(self, plan: GenerationPlan) -> None:
+        text_of(plan, self.model)
+        parameters_of(plan, self.limits)
+
+    def run(self, rows: Sequence[Row]) -> None:
+        self._background.start(self._all(rows)).result()
+
+    def submit(self, rows: Sequence[Row], done: Callable[[], None]) -> None:
+        self._background.start(self._all(rows)).add_done_callback(lambda future: done())
+
+    def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
+        """One more request. The server says how likely each token was, and nothing of others."""
+        parameters = {**parameters_of(plan, self.limits), "max_new_tokens": 1, "decoder_input_details": True}
+        ask = asyncio.wait_for(self._whole(plan, parameters), self.timeout)
+        try:
+            details = self._background.start(ask).result()
+        except Exception as error:
+            raise translated(error) from error
+        return [None, *({str(token.id): self._entry(token)} for token in details.prefill[1:])]
+
+    def stats(self) -> EngineStats:
+        """Rows that wait for the server or are answered by it."""
+        return EngineStats(running=self._running)
+
+    def close(self) -> None:
+        self._background.start(self.client.close()).result(10)
+        self._background.close()
+
+    # --- in the event loop -------------------------------------------------------------------------------------------
+
+    async def _all(self, rows: Sequence[Row]) -> None:
+        groups = [list(rows) for _, rows in groupby(rows, key=lambda row: id(row.plan))]
+        await asyncio.gather(*(self._plan(group) for group in groups))
+
+    async def _plan(self, rows: list[Row]) -> None:
+        plan = rows[0].plan
+        if plan.samples > plan.choices:
+            await self._guarded(rows, self._best(rows))
+        else:
+            await asyncio.gather(*(self._guarded([row], self._stream(row)) for row in rows))
+
+    async def _guarded(self, rows: list[Row], work: Any) -> None:
+        """What goes wrong is the error of these rows alone; cancelling any of them ends the request at once."""
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+
+        def cancel(row: Row) -> None:
+            loop.call_soon_threadsafe(task.cancel)
+
+        for row in rows:
+            row.on_cancel = cancel
+        self._running += len(rows)
+        try:
+            if any(row.cancelled for row in rows):
+                task.cancel()
+            await asyncio.wait_for(task, self.timeout)
+        except asyncio.CancelledError:
+            pass
+        except Exception as error:
+            for row in rows:
+                row.fail(translated(error))
+        finally:
+            self._running -= len(rows)
+            for row in rows:
+                row.on_cancel = None
+
+    async def _stream(self, row: Row) -> None:
+        parameters = seeded(parameters_of(row.plan, self.limits), row.plan, row.index)
+        text = text_of(row.plan, self.model)
+        for attempt in range(self.retries + 1):
+            try:
+                async with aclosing(self.client.stream(text, parameters)) as events:  # type: ignore[type-var]
+                    async for event in events:
+                        if take(row, event.token, event.top_tokens, event.details):
+                            return
+                raise Refusal("the stream ended before the answer did", "incomplete_generation")
+            except Exception as error:
+                if row.output_ids or attempt == self.retries or not passes(error):
+                    raise
+                await asyncio.sleep(pause(attempt, error))
+
+    async def _best(self, rows: list[Row]) -> None:
+        """The server draws all samples in one request. Which one is the best is found out here."""
+        details = await self._whole(rows[0].plan, parameters_of(rows[0].plan, self.limits))
+        samples = [details, *(details.best_of_sequences or ())]
+        if len(samples) != len(rows):
+            raise Refusal(f"{len(samples)} samples came, not {len(rows)}", "generation")
+        for row, sample in zip(rows, samples, strict=True):
+            tops = sample.top_tokens or [None] * len(sample.tokens)
+            for at, (token, top) in enumerate(zip(sample.tokens, tops, strict=True), start=1):
+                take(row, token, top, sample if at == len(sample.tokens) else None)
+
+    async def _whole(self, plan: GenerationPlan, parameters: Parameters) -> Any:
+        text = text_of(plan, self.model)
+        for attempt in range(self.retries + 1):
+            try:
+                return await self.client.whole(text, parameters)
+            except Exception as error:
+                if attempt == self.retries or not passes(error):
+                    raise
+                await asyncio.sleep(pause(attempt, error))
+        raise AssertionError
+
+    def _entry(self, token: Any) -> PromptLogprob:
+        return PromptLogprob(logprob=logprob_of(token), rank=None, decoded_token=self.model.token_text(token.id))
+
+
+def take(row: Row, token: Any, top: Sequence[Any] | None, details: Any) -> bool:
+    """Push one token of the server; returns whether the row is over."""
+    likeliest = tuple((other.id, logprob_of(other)) for other in top or ())
+    rank = next((at for at, (i, _) in enumerate(likeliest, start=1) if i == token.id), len(likeliest) + 1)
+    row.scores = TokenScores(logprob_of(token), rank, likeliest)
+    row.cumulative_logprob += logprob_of(token)
+    over = row.push(token.id)
+    if details is not None and not over:  # by rules that only the server knows
+        row.finish("length" if details.finish_reason == "length" else "stop")
+    return row.finished
+
+
+def logprob_of(token: Any) -> float:
+    """JSON has no infinities, and the server leaves out what it cannot say."""
+    return LOWEST_LOGPROB if token.logprob is None else max(float(token.logprob), LOWEST_LOGPROB)
+
+
+def pause(attempt: int, error: Exception) -> float:
+    """Seconds before the next try: what the server asks for, else twice as long each time, and never all at once."""
+    asked = getattr(error, "retry_after", None)
+    return float(min(asked if asked is not None else 0.25 * 2**attempt * random.uniform(0.5, 1.5), _LONGEST_PAUSE))
