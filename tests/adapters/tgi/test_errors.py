@@ -104,10 +104,9 @@ def test_retry_after_is_heeded(tgi: StandIn, model_path: str) -> None:
 
 def test_error_in_mid_stream_is_raised_where_the_reader_is(chat: Chat, tgi: StandIn) -> None:
     tgi.break_after = 2
-    read = []
+    read: list[Any] = []
     with pytest.raises(EngineError, match="Request failed"):
-        for chunk in chat(USER, stream=True, max_tokens=6):
-            read.append(chunk)
+        read.extend(chat(USER, stream=True, max_tokens=6))
     assert len(read) >= 2
     assert len(tgi.sent) == 1  # what was delivered is not asked for again
 
