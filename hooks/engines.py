@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from chatplan.engine import Engine
+from chatplan.engine import Engine, Runner
 from chatplan.errors import EngineError
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
@@ -15,7 +15,7 @@ log = logging.getLogger("chatplan")
 
 
 @hookimpl(trylast=True)
-def engine(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:
+def engine(model: ModelInfo, options: Mapping[str, Any]) -> Runner | None:
     """``generate``, which runs every model, and ``continuous``, which takes requests at any step.
 
     ``auto`` comes to ``generate``; to ``continuous`` where the option ``serving`` says that the model is for requests

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from chatplan.adapters.pipeline import ChatPipeline, pipeline
     from chatplan.chat import Chat
     from chatplan.compiler import compile_plan
-    from chatplan.engine import Engine
+    from chatplan.engine import Engine, Runner
     from chatplan.errors import (
         AuthenticationError,
         ChatplanError,
@@ -59,7 +59,7 @@ _HOMES = {
     "chatplan.adapters.pipeline": ("ChatPipeline", "pipeline"),
     "chatplan.chat": ("Chat",),
     "chatplan.compiler": ("compile_plan",),
-    "chatplan.engine": ("Engine",),
+    "chatplan.engine": ("Engine", "Runner"),
     "chatplan.errors": (
         "AuthenticationError",
         "ChatplanError",
@@ -119,6 +119,7 @@ __all__ = [  # noqa: RUF022  grouped by who needs it
     "Stage",
     "Processor",
     "Row",
+    "Runner",
     "StopTokens",
     "OutputOrder",
     "OutputStage",
