@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from wrapt import register_post_import_hook
 
 if TYPE_CHECKING:
+    from chatplan.adapters.connect import connect
     from chatplan.adapters.pipeline import ChatPipeline, pipeline
     from chatplan.chat import Chat
     from chatplan.compiler import compile_plan
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "chatplan.adapters.connect": ("connect",),
     "chatplan.adapters.pipeline": ("ChatPipeline", "pipeline"),
     "chatplan.chat": ("Chat",),
     "chatplan.compiler": ("compile_plan",),
@@ -98,6 +100,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022  grouped by who needs it
     # to chat
     "pipeline",
+    "connect",
     "ChatPipeline",
     "Chat",
     "ChatCompletionRequest",

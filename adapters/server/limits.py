@@ -30,13 +30,16 @@ def check_request(request: ChatCompletionRequest, settings: ServerSettings) -> N
 def check_plan(plan: GenerationPlan, settings: ServerSettings) -> None:
     """Raises :class:`RequestError` when the tokens that ``plan`` may come to are too many."""
     limit = settings.max_total_tokens
-    prompt = len(plan.prompt.token_ids)
-    total = prompt + max(plan.samples, plan.beams) * plan.max_new_tokens
-    if limit is not None and total > limit:
-        param = "max_completion_tokens" if plan.request.max_completion_tokens else "max_tokens"
-        raise RequestError(
-            f"max_total_tokens={limit}, and this may come to {total}: {prompt} in the prompt, and "
-            f"{max(plan.samples, plan.beams)} times {plan.max_new_tokens} in the answer",
-            param=param,
-            code=_CODE,
-        )
+    if limit is None:
+        return
+    param = "max_completion_tokens" if plan.request.max_completion_tokens else "max_tokens"
+    # The plan of a request that goes elsewhere has no prompt, and what bound holds there is not known.
+    bound = plan.generation_config.get("max_new_tokens") or plan.request.max_new_tokens_limit
+    if bound is None:
+        raise RequestError(f"max_total_tokens={limit}, so the answer needs a bound", param=param, code=_CODE)
+    prompt, answers = len(plan.prompt.token_ids), max(plan.samples, plan.beams, plan.request.n)
+    total = prompt + answers * bound
+    if total > limit:
+        counted = f"{prompt} in the prompt, and {answers} times {bound} in the answer"
+        reason = f"max_total_tokens={limit}, and this may come to {total}: {counted}"
+        raise RequestError(reason, param=param, code=_CODE)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.adapters.tgi.conftest import StandIn
 
 USER = [{"role": "user", "content": "What is the capital of France?"}]
-CLIENTS = ["http", *(["text-generation"] if find_spec("text_generation") else [])]
+CLIENT = "text-generation" if find_spec("text_generation") else "http"
 TOOLS = [
     {
         "type": "function",
@@ -32,9 +32,9 @@ TOOLS = [
 ]
 
 
-@pytest.fixture(scope="module", params=CLIENTS)
-def chat(request: pytest.FixtureRequest, server: StandIn, model_path: str) -> Iterator[Chat]:
-    made = tgi_chat(server.url, model_path, client=request.param, temperature=0)
+@pytest.fixture(scope="module")
+def chat(server: StandIn, model_path: str) -> Iterator[Chat]:
+    made = tgi_chat(server.url, model_path, client=CLIENT, temperature=0)
     yield made
     made.close()
 

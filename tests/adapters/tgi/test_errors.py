@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from tests.adapters.tgi.conftest import StandIn
 
 USER = [{"role": "user", "content": "Hi"}]
-CLIENTS = ["http", *(["text-generation"] if find_spec("text_generation") else [])]
+CLIENT = "text-generation" if find_spec("text_generation") else "http"
 BUSY = {"error": "Model is overloaded", "error_type": "overloaded"}
 
 
-@pytest.fixture(scope="module", params=CLIENTS)
-def chat(request: pytest.FixtureRequest, server: StandIn, model_path: str) -> Iterator[Chat]:
-    made = tgi_chat(server.url, model_path, client=request.param, temperature=0, retries=1)
+@pytest.fixture(scope="module")
+def chat(server: StandIn, model_path: str) -> Iterator[Chat]:
+    made = tgi_chat(server.url, model_path, client=CLIENT, temperature=0, retries=1)
     yield made
     made.close()
 
@@ -145,13 +145,12 @@ def test_server_that_is_not_there(model_path: str) -> None:
 
 
 def test_server_that_went_away(tgi: StandIn, model_path: str) -> None:
-    for client in CLIENTS:
-        chat = tgi_chat(tgi.url, model_path, client=client, retries=0)
-        engine: Any = chat.engine
-        engine.client.url = f"http://127.0.0.1:{free_port()}"
-        with pytest.raises(OverloadedError, match="cannot be reached"):
-            chat(USER, max_tokens=2)
-        chat.close()
+    chat = tgi_chat(tgi.url, model_path, client=CLIENT, retries=0)
+    engine: Any = chat.engine
+    engine.client.url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(OverloadedError, match="cannot be reached"):
+        chat(USER, max_tokens=2)
+    chat.close()
 
 
 def test_proxy_may_hide_info(tgi: StandIn, model_path: str) -> None:

@@ -1,0 +1,58 @@
+"""A server that passes requests on to others, which generate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
+
+if TYPE_CHECKING:
+    from chatplan.adapters.server.settings import ServerSettings
+    from chatplan.chat import Chat
+
+__all__ = ["UpstreamSettings", "upstream_chat"]
+
+Kind = Literal["auto", "chatplan", "vllm", "sglang", "llama.cpp", "tgi", "openai"]
+
+
+class UpstreamSettings(BaseModel):
+    """Servers that generate in place of a model here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    urls: Annotated[list[str], NoDecode] = Field([], description="Their addresses; none means the model runs here.")
+    kind: Kind = Field("auto", description="What they are; auto asks them.")
+    api_key: SecretStr | None = Field(None, description="The bearer token they want.")
+    headers: dict[str, str] = Field({}, description="Headers to send with each request.")
+    timeout: float = Field(600.0, gt=0, description="The most seconds for one answer, with all tries.")
+    retries: int = Field(2, ge=0, description="Further tries before the first token, while they are away or busy.")
+
+    @field_validator("urls", mode="before")
+    @classmethod
+    def _list_of_urls(cls, value: Any) -> Any:
+        return [url for url in (part.strip() for part in value.split(",")) if url] if isinstance(value, str) else value
+
+
+def upstream_chat(settings: ServerSettings) -> Chat:
+    """The chat of a server that has no model itself; ``model`` is the checkpoint's name there, or of its tokenizer.
+
+    Raises:
+        OverloadedError: no server can be reached.
+        EngineError: a package is missing, or the servers are not alike.
+    """
+    from chatplan.adapters.auth import authenticators
+    from chatplan.adapters.connect import connect, is_tgi
+
+    up = settings.upstream
+    kind = "tgi" if up.kind == "auto" and is_tgi(up.urls) else up.kind
+    plugins = [*settings.plugins, *authenticators(settings.auth)]
+    common = {"server": kind, "headers": up.headers, "timeout": up.timeout, **settings.defaults}
+    common |= {"plugins": plugins, "disable": settings.disable}
+    common |= {"api_key": None if up.api_key is None else up.api_key.get_secret_value()}
+    name = next(iter(settings.served_model_name), "")
+    changed = {key: value for key, value in settings.chat_settings.items() if key in settings.model_fields_set}
+    if kind == "tgi":
+        names: dict[str, Any] = {"tokenizer": settings.model, "served_model_name": name}
+        return connect(up.urls, retries=up.retries, **names, **common, **changed)
+    return connect(up.urls, max_retries=up.retries, model=settings.model, **common, **changed)
