@@ -16,6 +16,7 @@ HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 EXPECTED = {
     "async_chat.py": "cancelled the essay",
     "batch.py": "each answer is what it is alone: True",
+    "batch_file.py": "one answer for each request, in order: True",
     "beam_search.py": "refused: top_p",
     "classify.py": "negative  0.70  It broke after two days.",
     "custom_plugin.py": "lipogram made it processor AvoidLetters(letters='e')",
@@ -24,12 +25,14 @@ EXPECTED = {
     "extract.py": "John is 33 and works as: engineer",
     "first_chat.py": "refused: max_token",
     "multi_device.py": "The capital of France is Paris.",
+    "remote.py": "guided_choice: sent as guided_choice=['Paris', 'Rome']",
     "server.py": "refused: tempurature (unsupported_field)",
     "sql_grammar.py": "WHERE author = 'Jane Austen'",
     "streaming.py": "fold to the answer without streaming: True",
+    "tensor_parallel.py": "engine: tensor_parallel\nThe capital of France is Paris.",
     "weather_tools.py": "weather(city='Bern', unit='celsius') -> {'sky': 'sunny', 'degrees': 21}",
 }
-NEWEST = {"server.py", "weather_tools.py"}  # which need more than the oldest transformers
+NEWEST = {"remote.py", "server.py", "tensor_parallel.py", "weather_tools.py"}  # which need more than the oldest transformers
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
