@@ -111,17 +111,34 @@ _TRANSFORMERS_ARGUMENTS = frozenset(
 )
 
 
-def pipeline(task: str = "chat", model: Any = None, **arguments: Any) -> ChatPipeline:
+def pipeline(task: str = "chat", model: Any = None, *, tensor_parallel_size: int = 1, **arguments: Any) -> ChatPipeline:
     """``transformers.pipeline`` with ``"chat"`` among its tasks.
 
     Args:
         task: ``"chat"``; other tasks are transformers' own.
         model: a name on the hub, a folder, or a loaded model (then pass ``tokenizer`` too).
-        arguments: as for ``transformers.pipeline`` (``device_map``, ``dtype`` …) and :class:`ChatPipeline`.
+        tensor_parallel_size: on how many devices to divide each layer. Under torchrun this call does not return on the
+            ranks above 0: they work for rank 0, and end when it does. ``tensor_parallel_seconds`` (300) is the most
+            time that one rank waits for another in a step.
+        arguments: as for ``transformers.pipeline`` (``device_map``, ``dtype`` …) and :class:`ChatPipeline`; beside
+            ``device_map``, ``max_memory`` and ``offload_folder`` as ``from_pretrained`` takes them.
+
+    Raises:
+        EngineError: the model cannot be divided like this.
     """
     make: Any = transformers_pipeline  # its overloads know the tasks of transformers alone
+    placing = {name: arguments.pop(name) for name in _PLACING if name in arguments}
+    if placing:
+        arguments["model_kwargs"] = {**(arguments.get("model_kwargs") or {}), **placing}
+    if tensor_parallel_size != 1:
+        from chatplan.adapters.parallel.pipelines import divided
+
+        model, arguments = divided(model or _DEFAULT_MODEL, tensor_parallel_size, arguments)
     made: ChatPipeline = make(task, model=model, **arguments)
     return made
+
+
+_PLACING = ("max_memory", "offload_folder", "offload_buffers")
 
 
 def register() -> None:

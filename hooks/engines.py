@@ -19,9 +19,12 @@ def engine(model: ModelInfo, options: Mapping[str, Any]) -> Runner | None:
     """``generate``, which runs every model, and ``continuous``, which takes requests at any step.
 
     ``auto`` comes to ``generate``; to ``continuous`` where the option ``serving`` says that the model is for requests
-    alone, as continuous batching changes the model it runs, and that engine can run it.
+    alone, as continuous batching changes the model it runs, and that engine can run it. A model that is on several
+    ranks runs on ``tensor_parallel``, which is ``generate`` for such models.
     """
     wanted = options.get("engine", "auto")
+    if model.module is not None and _is_divided(model):
+        return _tensor_parallel(model, wanted)
     if wanted == "continuous" or (wanted == "auto" and options.get("serving")):
         found = _continuous(model, options)
         if found is not None:
@@ -31,6 +34,21 @@ def engine(model: ModelInfo, options: Mapping[str, Any]) -> Runner | None:
     from chatplan.engine.generate import GenerateEngine
 
     return GenerateEngine(model)
+
+
+def _is_divided(model: ModelInfo) -> bool:
+    """Whether other ranks have parts of the model, and repeat what it does here."""
+    from chatplan.engine.tensor_parallel import LEADERS
+
+    return model.module in LEADERS
+
+
+def _tensor_parallel(model: ModelInfo, wanted: str) -> Engine | None:
+    from chatplan.engine.tensor_parallel import TensorParallelEngine
+
+    if wanted == "continuous":
+        raise EngineError("a model on several ranks runs on generate, one batch after another")
+    return TensorParallelEngine(model) if wanted in ("auto", "generate", TensorParallelEngine.name) else None
 
 
 def _continuous(model: ModelInfo, options: Mapping[str, Any]) -> Engine | None:

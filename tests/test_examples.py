@@ -32,7 +32,7 @@ EXPECTED = {
     "tensor_parallel.py": "engine: tensor_parallel\nThe capital of France is Paris.",
     "weather_tools.py": "weather(city='Bern', unit='celsius') -> {'sky': 'sunny', 'degrees': 21}",
 }
-NEWEST = {"remote.py", "server.py", "tensor_parallel.py", "weather_tools.py"}  # which need more than the oldest transformers
+NEWEST = {"remote.py", "server.py", "tensor_parallel.py", "weather_tools.py"}  # need newer transformers
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -14,13 +14,16 @@ from pydantic_settings import CliSettingsSource, SettingsError
 from chatplan.adapters.server.settings import ServerSettings
 from chatplan.errors import ChatplanError
 
-__all__ = ["read_settings", "run"]
+__all__ = ["read_settings", "read_settings_of", "run"]
 
 _ABOUT = """Serve a model over HTTP, with the API of OpenAI and vLLM.
 
 Each setting is a flag, a variable (--max-queue is CHATPLAN_MAX_QUEUE, --auth.keys-file is CHATPLAN_AUTH__KEYS_FILE),
 and a key of the TOML file that --config names (max_queue; keys_file in the table [auth]). Flags win over variables,
 and variables over the file. Lists are written a,b; tables as JSON."""
+
+
+_S = TypeVar("_S", bound=ServerSettings)
 
 
 def read_settings(arguments: Sequence[str]) -> ServerSettings:
@@ -30,10 +33,15 @@ def read_settings(arguments: Sequence[str]) -> ServerSettings:
         SystemExit: after ``--help``, or for a flag that does not exist (code 2).
         ValueError: a setting is not valid, as one line for each.
     """
-    parser = argparse.ArgumentParser(prog="chatplan serve", description=_ABOUT, formatter_class=_Help)
+    return read_settings_of(ServerSettings, "chatplan serve", arguments)
+
+
+def read_settings_of(kind: type[_S], program: str, arguments: Sequence[str]) -> _S:
+    """The same for ``kind``, which may have further settings."""
+    parser = argparse.ArgumentParser(prog=program, description=_ABOUT, formatter_class=_Help)
     parser.add_argument("MODEL", nargs="?", help="A checkpoint: a name on the hub, or a folder; the same as --model.")
     source: Any = CliSettingsSource(
-        ServerSettings,
+        kind,
         root_parser=parser,
         cli_kebab_case=True,
         cli_implicit_flags="toggle",  # an argparse flag --no-auth would be the negation of --auth,
@@ -46,7 +54,7 @@ def read_settings(arguments: Sequence[str]) -> ServerSettings:
         given.model = given.MODEL
     delattr(given, "MODEL")  # no setting, and so unknown
     try:
-        return ServerSettings(_cli_settings_source=source(parsed_args=given))
+        return kind(_cli_settings_source=source(parsed_args=given))
     except ValidationError as error:
         raise ValueError("\n".join(_line(item) for item in error.errors())) from None
     except SettingsError as error:
@@ -59,7 +67,7 @@ def run(arguments: Sequence[str]) -> None:
 
     try:
         settings = read_settings(arguments)
-        if settings.model is None:
+        if settings.model is None and not settings.upstream.urls:
             raise ValueError("model: which one? `chatplan serve MODEL`")
         configure(settings)
         code = _serve(settings)
@@ -74,9 +82,11 @@ def _serve(settings: ServerSettings) -> int:
     # they spin, and the pause between two steps is longer than that.
     os.environ.setdefault("GOMP_SPINCOUNT", "60000")
     from chatplan.adapters.server.app import create_app
-    from chatplan.adapters.server.loading import check_access, load_chat, load_plugins
+    from chatplan.adapters.server.loading import check_access, follow, load_chat, load_plugins
     from chatplan.adapters.server.running import serve
 
+    if settings.tensor_parallel_size > 1 and int(os.environ.get("RANK", "0")) > 0:
+        follow(settings)
     plugins = load_plugins(settings)
     check_access(settings, plugins)
     return serve(create_app(lambda: load_chat(settings, plugins), settings))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chatplan.adapters.auth import authenticators
 from chatplan.adapters.server.logs import adopt_libraries
+from chatplan.adapters.server.upstream import upstream_chat
 from chatplan.manager import Plugins
 from chatplan.settings import Settings
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from chatplan.adapters.server.settings import ServerSettings
     from chatplan.chat import Chat
 
-__all__ = ["check_access", "load_chat", "load_plugins"]
+__all__ = ["check_access", "follow", "load_chat", "load_plugins"]
 
 
 def load_plugins(settings: ServerSettings) -> Plugins:
@@ -33,20 +34,22 @@ def check_access(settings: ServerSettings, plugins: Plugins) -> None:
 
 
 def load_chat(settings: ServerSettings, plugins: Plugins) -> Chat:
-    """Load the model.
+    """Load the model, or ask the servers that have it.
 
     Raises:
         OSError: there is no such checkpoint.
+        ChatplanError: the servers do not answer, or not as they should.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    if settings.upstream.urls:
+        return upstream_chat(settings)
+    from transformers import AutoTokenizer
 
     from chatplan.chat import Chat
     from chatplan.model import ModelInfo
 
     assert settings.model is not None
     adopt_libraries()
-    place = settings.device_map or settings.device or _likely_device()
-    model = AutoModelForCausalLM.from_pretrained(settings.model, device_map=place, **_dtype(settings.dtype)).eval()
+    model = _load_model(settings, settings.model)
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     name = next(iter(settings.served_model_name), settings.model)
     info = ModelInfo.of(model, tokenizer, Settings(**settings.chat_settings), name)
@@ -55,6 +58,41 @@ def load_chat(settings: ServerSettings, plugins: Plugins) -> Chat:
     chat = Chat(info, plugins=plugins, engine=settings.engine, defaults=settings.defaults, options=options)
     adopt_libraries()  # the engine brought another one
     return chat
+
+
+def follow(settings: ServerSettings) -> None:
+    """On the ranks above 0 that torchrun started: work for rank 0, which serves, and leave when it has ended."""
+    from chatplan.adapters.parallel import tensor_parallel
+
+    assert settings.model is not None
+    tensor_parallel(settings.model, settings.tensor_parallel_size, **_parallel(settings))
+
+
+def _load_model(settings: ServerSettings, name: str) -> Any:
+    """The model, whole or rank 0's part of it."""
+    if settings.tensor_parallel_size > 1:
+        from chatplan.adapters.parallel import tensor_parallel
+
+        return tensor_parallel(name, settings.tensor_parallel_size, **_parallel(settings))
+    from transformers import AutoModelForCausalLM
+
+    place = settings.device_map or settings.device or _likely_device()
+    more = {**_offload(settings), **_dtype(settings.dtype)}
+    return AutoModelForCausalLM.from_pretrained(name, device_map=place, **more).eval()
+
+
+def _parallel(settings: ServerSettings) -> dict[str, Any]:
+    return {"seconds": settings.tensor_parallel_seconds, **_dtype(settings.dtype)}
+
+
+def _offload(settings: ServerSettings) -> dict[str, Any]:
+    """What accelerate may fill; it has numbers for accelerators and names for the rest."""
+    found: dict[str, Any] = {}
+    if settings.max_memory:
+        found["max_memory"] = {int(key) if key.isdigit() else key: most for key, most in settings.max_memory.items()}
+    if settings.offload_folder is not None:
+        found["offload_folder"] = str(settings.offload_folder)
+    return found
 
 
 def _likely_device() -> str:

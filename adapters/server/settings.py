@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import Field, create_model, field_validator
+from pydantic import Field, create_model, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -17,8 +17,10 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
+from typing_extensions import Self
 
 from chatplan.adapters.auth.settings import AuthSettings
+from chatplan.adapters.server.upstream import UpstreamSettings
 from chatplan.settings import Settings
 
 __all__ = ["ServerSettings"]
@@ -81,6 +83,13 @@ class ServerSettings(_ModelSettings):
     dtype: str = Field("auto", description="The type of the weights: auto, float32, bfloat16, float16.")
     device: str | None = Field(None, description="Where the model runs: cpu, cuda, cuda:1; absent lets torch choose.")
     device_map: str | None = Field(None, description="How accelerate places the layers: auto, balanced, sequential.")
+    max_memory: dict[str, str] = Field(
+        {}, description='The most memory on each device, for device_map: {"0": "20GiB", "cpu": "60GiB"}.'
+    )
+    offload_folder: Path | None = Field(None, description="Where layers go that device_map leaves on disk.")
+    tensor_parallel_size: int = Field(1, ge=1, description="On how many devices to divide each layer.")
+    tensor_parallel_seconds: float = Field(300.0, gt=0, description="The most time a rank waits for another in a step.")
+    upstream: UpstreamSettings = Field(UpstreamSettings.model_validate({}), description="Who generates instead.")
     defaults: dict[str, Any] = Field({}, description="Values for request fields that a request leaves out.")
 
     # --- the socket
@@ -130,6 +139,14 @@ class ServerSettings(_ModelSettings):
         if not isinstance(value, str):
             return value
         return [name for name in (part.strip() for part in value.split(",")) if name]
+
+    @model_validator(mode="after")
+    def _placed_once(self) -> Self:
+        if self.tensor_parallel_size > 1 and (self.device or self.device_map):
+            raise ValueError("tensor_parallel_size places the model: leave out device and device_map")
+        if (self.max_memory or self.offload_folder) and self.device_map is None:
+            raise ValueError("max_memory and offload_folder are for device_map, which is not set")
+        return self
 
     @classmethod
     def settings_customise_sources(

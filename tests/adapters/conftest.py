@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 # The server's packages come with an extra, which the oldest transformers is tested without.
 collect_ignore = [] if find_spec("fastapi") and find_spec("pydantic_settings") else ["server", "auth"]
+if not find_spec("openai"):
+    collect_ignore.append("remote")
+if not find_spec("ray"):
+    collect_ignore.append("ray_serve")
 
 
 class Running:
