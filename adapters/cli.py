@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,8 +143,15 @@ def _cells(row: FieldEffect) -> list[str]:
 
     value = "" if row.field is None else json.dumps(describe(row.value), ensure_ascii=False)
     became = "\n".join(_short(text, 240) for text in row.became)
-    cells = [row.field or "(default)", _short(value, 60), ", ".join(row.plugins), became, ", ".join(row.engines)]
+    cells = [row.field or "(default)", _short(value, 60), ", ".join(row.plugins), became, _engines(row.engines)]
     return [escape(cell) for cell in cells]
+
+
+def _engines(names: Collection[str]) -> str:
+    from chatplan.capabilities import UNSUPPORTED
+
+    missing = [name for name in UNSUPPORTED if name not in names]
+    return "all" if not missing else f"all but {', '.join(missing)}"
 
 
 def _short(text: str, length: int) -> str:

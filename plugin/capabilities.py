@@ -11,6 +11,7 @@ _NO_SUCH = "a TGI server has nothing of the kind"
 UNSUPPORTED: Mapping[str, Mapping[str, str]] = {
     "generate": {},
     "continuous": {},
+    "tensor_parallel": {},
     "tgi": {
         **dict.fromkeys(["min_p", "logit_bias", "allowed_token_ids", "bad_words", "stop_token_ids"], _NO_SUCH),
         **dict.fromkeys(["use_beam_search", "min_tokens", "ignore_eos", "thinking_token_budget"], _NO_SUCH),

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from chatplan.adapters.batch.options import Options
+from chatplan.adapters.weights import dtype_argument
 from chatplan.chat import Chat
 from chatplan.errors import RequestError
 from chatplan.manager import Plugins
@@ -34,7 +35,9 @@ def load_chat(options: Options, device: torch.device) -> Chat:
     plugins = Plugins(options.plugins, options.disable)
     place = device if options.device_map is None else _device_map(options.device_map)
     try:
-        model = AutoModelForCausalLM.from_pretrained(options.model, device_map=place, **_dtype(options.dtype)).eval()
+        model = AutoModelForCausalLM.from_pretrained(
+            options.model, device_map=place, **dtype_argument(options.dtype)
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(options.model)
     except (OSError, ValueError) as error:
         raise RequestError(f"cannot be loaded: {error}", param="--model") from error
@@ -50,10 +53,3 @@ def _device_map(given: str) -> Any:
         return json.loads(given) if given.startswith("{") else given
     except ValueError as error:
         raise RequestError(f"is not JSON: {error}", param="--device-map") from None
-
-
-def _dtype(name: str) -> dict[str, str]:
-    """The argument for the type of the weights, which transformers 4 calls otherwise."""
-    import transformers
-
-    return {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": name}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from chatplan.adapters.auth import authenticators
 from chatplan.adapters.server.logs import adopt_libraries
 from chatplan.adapters.server.upstream import upstream_chat
+from chatplan.adapters.weights import dtype_argument, likely_device
 from chatplan.manager import Plugins
 from chatplan.settings import Settings
 
@@ -76,13 +77,13 @@ def _load_model(settings: ServerSettings, name: str) -> Any:
         return tensor_parallel(name, settings.tensor_parallel_size, **_parallel(settings))
     from transformers import AutoModelForCausalLM
 
-    place = settings.device_map or settings.device or _likely_device()
-    more = {**_offload(settings), **_dtype(settings.dtype)}
+    place = settings.device_map or settings.device or likely_device()
+    more = {**_offload(settings), **dtype_argument(settings.dtype)}
     return AutoModelForCausalLM.from_pretrained(name, device_map=place, **more).eval()
 
 
 def _parallel(settings: ServerSettings) -> dict[str, Any]:
-    return {"seconds": settings.tensor_parallel_seconds, **_dtype(settings.dtype)}
+    return {"seconds": settings.tensor_parallel_seconds, **dtype_argument(settings.dtype)}
 
 
 def _offload(settings: ServerSettings) -> dict[str, Any]:
@@ -93,18 +94,3 @@ def _offload(settings: ServerSettings) -> dict[str, Any]:
     if settings.offload_folder is not None:
         found["offload_folder"] = str(settings.offload_folder)
     return found
-
-
-def _likely_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _dtype(name: str) -> dict[str, str]:
-    """The argument for the type of the weights, which transformers 4 calls otherwise."""
-    import transformers
-
-    return {"dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype": name}
