@@ -4,49 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, TypeVar
 
-__all__ = ["Background"]
+__all__ = ["LoopThread", "cancel_all"]
 
 _T = TypeVar("_T")
 
 
-class Background:
-    """Runs coroutines; the thread begins with the first one."""
+class LoopThread:
+    """Starts with the first coroutine; ends at :meth:`close`, or with the process."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._closed = False
 
-    def start(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
-        """Begin ``work``; from any thread. Cancelling the future cancels it."""
+    def submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Run ``work`` there. Raises :class:`RuntimeError` once closed."""
+        try:
+            loop = self._running()
+        except RuntimeError:
+            work.close()
+            raise
+        return asyncio.run_coroutine_threadsafe(work, loop)
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Call ``work`` there, soon; not once closed."""
         with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
-                self._thread.start()
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+            if self._loop is not None and not self._closed:
+                self._loop.call_soon_threadsafe(work)
 
     def close(self) -> None:
         """Cancel what is under way, and end the thread."""
         with self._lock:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is None or thread is None:
+            loop = None if self._closed else self._loop
+            self._closed = True
+        if loop is None:
             return
-        with suppress(Exception):
-            asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(5)
+        with suppress(FutureTimeout):
+            asyncio.run_coroutine_threadsafe(cancel_all(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
-        if thread is not threading.current_thread():
-            thread.join(5)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the engine is closed")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True).start()
+            return self._loop
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.close()
 
 
-async def _cancel_all() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+async def cancel_all() -> None:
+    """Cancel the other tasks of this event loop, and wait for their ends."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from chatplan.adapters.background import LoopThread
 from chatplan.adapters.remote.detect import Found, look_at
-from chatplan.adapters.remote.loop import LoopThread
 from chatplan.adapters.remote.rules import same
 from chatplan.adapters.remote.runner import RemoteRunner
 from chatplan.adapters.remote.server import Server

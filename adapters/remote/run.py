@@ -9,9 +9,9 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from chatplan.adapters.background import LoopThread
 from chatplan.adapters.remote.answers import Reader
 from chatplan.adapters.remote.failures import passes, retry_after, translated
-from chatplan.adapters.remote.loop import LoopThread
 from chatplan.adapters.remote.pool import Pool
 from chatplan.adapters.remote.server import Server
 from chatplan.errors import ChatplanError, DeadlineError, EngineError

@@ -9,8 +9,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, ClassVar
 
+from chatplan.adapters.background import LoopThread, cancel_all
 from chatplan.adapters.remote.body import body_of
-from chatplan.adapters.remote.loop import LoopThread
 from chatplan.adapters.remote.pool import Pool
 from chatplan.adapters.remote.run import RemoteRun
 from chatplan.adapters.remote.server import Server
@@ -118,9 +118,6 @@ class RemoteRunner(Runner):
         await asyncio.gather(*map(one, runs))
 
     async def _close(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await cancel_all()
         for server in self._pool.servers:
             await server.close()

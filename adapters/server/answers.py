@@ -15,6 +15,7 @@ from starlette.types import Receive, Send
 from chatplan.adapters.server.patience import Patience, StillWaiting
 from chatplan.adapters.server.record import has_token
 from chatplan.adapters.server.replies import error_body
+from chatplan.adapters.server.upstream import own
 from chatplan.errors import ChatplanError
 from chatplan.folding import fold
 from chatplan.response import ChatCompletion, ChatCompletionChunk
@@ -52,7 +53,7 @@ async def whole(service: Service, plan: GenerationPlan, record: Record, patience
         run.cancel()
         _count(record, run)
     if run.error is not None:
-        raise run.error
+        raise own(run.error)
     # Many tokens with their alternatives take their time.
     return await asyncio.to_thread(fold, chunks) if len(chunks) > _MANY else fold(chunks)
 
@@ -118,7 +119,10 @@ class PlanStream:
         return chunk
 
     async def _pull(self) -> ChatCompletionChunk | None:
-        return await anext(self._stream, None)
+        try:
+            return await anext(self._stream, None)
+        except ChatplanError as error:
+            raise own(error) from error
 
 
 def _event(data: str) -> bytes:

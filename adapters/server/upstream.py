@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
+from chatplan.errors import AuthenticationError, ChatplanError, EngineError, PermissionDeniedError
+
 if TYPE_CHECKING:
     from chatplan.adapters.server.settings import ServerSettings
     from chatplan.chat import Chat
 
-__all__ = ["UpstreamSettings", "upstream_chat"]
+__all__ = ["UpstreamSettings", "own", "upstream_chat"]
 
 Kind = Literal["auto", "chatplan", "vllm", "sglang", "llama.cpp", "tgi", "openai"]
 
@@ -56,3 +58,12 @@ def upstream_chat(settings: ServerSettings) -> Chat:
         names: dict[str, Any] = {"tokenizer": settings.model, "served_model_name": name}
         return connect(up.urls, retries=up.retries, **names, **common, **changed)
     return connect(up.urls, max_retries=up.retries, model=settings.model, **common, **changed)
+
+
+def own(error: ChatplanError) -> ChatplanError:
+    """An error as this server's: a credential that the servers behind do not take is not that of who asks here."""
+    if not isinstance(error, (AuthenticationError, PermissionDeniedError)):
+        return error
+    refused = EngineError(f"a server behind this one refuses it: {error}", code="upstream_unauthorized")
+    refused.__cause__ = error
+    return refused

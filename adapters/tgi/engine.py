@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import aclosing, suppress
 from itertools import groupby
 from typing import Any, ClassVar
 
-from chatplan.adapters.background import Background
+from chatplan.adapters.background import LoopThread, cancel_all
 from chatplan.adapters.tgi.clients import Client
 from chatplan.adapters.tgi.errors import Refusal, passes, translated
 from chatplan.adapters.tgi.parameters import Limits, Parameters, parameters_of, seeded, text_of
 from chatplan.capabilities import UNSUPPORTED
 from chatplan.engine import Engine, EngineStats
 from chatplan.engine.base import PromptLogprobs
+from chatplan.errors import EngineError
 from chatplan.model import ModelInfo
 from chatplan.output import TokenScores
 from chatplan.plan import GenerationPlan
@@ -46,7 +48,7 @@ class TGIEngine(Engine):
     ) -> None:
         self.model, self.client, self.limits = model, client, limits
         self.timeout, self.retries = timeout, retries
-        self._background = Background("chatplan-tgi")
+        self._thread = LoopThread("chatplan-tgi")
         self._running = 0
 
     def check(self, plan: GenerationPlan) -> None:
@@ -54,17 +56,22 @@ class TGIEngine(Engine):
         parameters_of(plan, self.limits)
 
     def run(self, rows: Sequence[Row]) -> None:
-        self._background.start(self._all(rows)).result()
+        future = self._thread.submit(self._all(rows))
+        try:
+            future.result()
+        except BaseException:  # such as KeyboardInterrupt, which only this thread gets
+            future.cancel()
+            raise
 
     def submit(self, rows: Sequence[Row], done: Callable[[], None]) -> None:
-        self._background.start(self._all(rows)).add_done_callback(lambda future: done())
+        self._thread.submit(self._all(rows)).add_done_callback(lambda future: done())
 
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
         """One more request. The server says how likely each token was, and nothing of others."""
         parameters = {**parameters_of(plan, self.limits), "max_new_tokens": 1, "decoder_input_details": True}
         ask = asyncio.wait_for(self._whole(plan, parameters), self.timeout)
         try:
-            details = self._background.start(ask).result()
+            details = self._thread.submit(ask).result()
         except Exception as error:
             raise translated(error) from error
         return [None, *({str(token.id): self._entry(token)} for token in details.prefill[1:])]
@@ -74,10 +81,16 @@ class TGIEngine(Engine):
         return EngineStats(running=self._running)
 
     def close(self) -> None:
-        self._background.start(self.client.close()).result(10)
-        self._background.close()
+        """End what is under way, and the connections."""
+        with suppress(RuntimeError, FutureTimeout):  # it is closed already, or takes too long
+            self._thread.submit(self._close()).result(5)
+        self._thread.close()
 
     # --- in the event loop -------------------------------------------------------------------------------------------
+
+    async def _close(self) -> None:
+        await cancel_all()
+        await self.client.close()
 
     async def _all(self, rows: Sequence[Row]) -> None:
         groups = [list(rows) for _, rows in groupby(rows, key=lambda row: id(row.plan))]
@@ -106,7 +119,9 @@ class TGIEngine(Engine):
                 task.cancel()
             await asyncio.wait_for(task, self.timeout)
         except asyncio.CancelledError:
-            pass
+            for row in rows:
+                if not row.cancelled:
+                    row.fail(EngineError("the engine was closed", code="closed"))
         except Exception as error:
             for row in rows:
                 row.fail(translated(error))

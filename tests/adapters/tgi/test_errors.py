@@ -153,6 +153,19 @@ def test_server_that_went_away(tgi: StandIn, model_path: str) -> None:
     chat.close()
 
 
+def test_closing_ends_what_is_under_way(tgi: StandIn, model_path: str) -> None:
+    chat = tgi_chat(tgi.url, model_path, client=CLIENT, temperature=0)
+    tgi.pause = 0.3
+    stream = chat(USER, stream=True, max_tokens=12)
+    next(chunk for chunk in stream if chunk.choices[0].delta.content)
+    chat.close()
+    with pytest.raises(EngineError, match="closed"):
+        list(stream)
+    with pytest.raises(EngineError, match="closed"):
+        list(chat(USER, stream=True, max_tokens=2))
+    chat.close()
+
+
 def test_proxy_may_hide_info(tgi: StandIn, model_path: str) -> None:
     tgi.info = {}
     assert server_info(tgi.url, {}, 5) == {}

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from starlette.responses import Response
 
 from chatplan import ChatPipeline
 
@@ -38,6 +39,14 @@ def test_answer_and_stream(client: Any, tgi: StandIn, pipe: ChatPipeline) -> Non
     assert answer.usage.total_tokens == expected.usage.total_tokens
     chunks = list(client.chat.completions.create(**asked, stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
+
+
+def test_credential_that_is_not_taken_behind_is_no_fault_of_the_sender(client: Any, tgi: StandIn) -> None:
+    for stream in (False, True):
+        tgi.answers.append(lambda: Response(status_code=401))
+        with pytest.raises(openai.InternalServerError) as caught:
+            client.chat.completions.create(model="smollm2", messages=USER, max_tokens=2, stream=stream)
+        assert caught.value.code == "upstream_unauthorized"
 
 
 def test_refusal_names_the_field(client: Any, tgi: StandIn) -> None:
