@@ -26,12 +26,13 @@ class LoopThread:
 
     def submit(self, work: Coroutine[Any, Any, _T]) -> Future[_T]:
         """Run ``work`` there. Raises :class:`RuntimeError` once closed."""
-        try:
-            loop = self._running()
-        except RuntimeError:
-            work.close()
-            raise
-        return asyncio.run_coroutine_threadsafe(work, loop)
+        with self._lock:  # so that closing finds all that was taken
+            try:
+                loop = self._running()
+            except RuntimeError:
+                work.close()
+                raise
+            return asyncio.run_coroutine_threadsafe(work, loop)
 
     def call(self, work: Callable[[], object]) -> None:
         """Call ``work`` there, soon; not once closed."""
@@ -44,20 +45,20 @@ class LoopThread:
         with self._lock:
             loop = None if self._closed else self._loop
             self._closed = True
-        if loop is None:
-            return
+            if loop is None:
+                return
+            ending = asyncio.run_coroutine_threadsafe(cancel_all(), loop)
         with suppress(FutureTimeout):
-            asyncio.run_coroutine_threadsafe(cancel_all(), loop).result(5)
+            ending.result(5)
         loop.call_soon_threadsafe(loop.stop)
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the engine is closed")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True).start()
-            return self._loop
+        if self._closed:
+            raise RuntimeError("the engine is closed")
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True).start()
+        return self._loop
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chatplan.chat import Chat
@@ -28,12 +28,13 @@ def connect(urls: str | Sequence[str], *, server: str = "auto", tokenizer: str |
         ValueError: there is no such kind of server.
     """
     addresses = [urls] if isinstance(urls, str) else list(urls)
-    if server == "tgi" or (server == "auto" and (tokenizer is not None or is_tgi(addresses))):
+    known = arguments.get("api_key"), arguments.get("headers")
+    if server == "tgi" or (server == "auto" and (tokenizer is not None or is_tgi(addresses, *known))):
         if len(addresses) != 1:
             raise EngineError("one address of a TGI server at a time; put a load balancer before several")
         from chatplan.adapters.tgi import tgi_chat
 
-        return tgi_chat(addresses[0].removesuffix("/v1"), tokenizer, **arguments)
+        return tgi_chat(addresses[0], tokenizer, **arguments)
     try:
         from chatplan.adapters.remote import remote_chat
     except ModuleNotFoundError as error:
@@ -41,11 +42,11 @@ def connect(urls: str | Sequence[str], *, server: str = "auto", tokenizer: str |
     return remote_chat(addresses, server=server, **arguments)
 
 
-def is_tgi(urls: Sequence[str]) -> bool:
+def is_tgi(urls: Sequence[str], api_key: str | None = None, headers: Mapping[str, str] | None = None) -> bool:
     """Whether the first server says of itself what only TGI does. One that is away says nothing."""
-    from chatplan.adapters.tgi.chat import server_info
+    from chatplan.adapters.tgi.chat import root_of, sent_headers, server_info
 
     try:
-        return "max_best_of" in server_info(urls[0].removesuffix("/v1"), {}, 10)
+        return "max_best_of" in server_info(root_of(urls[0]), sent_headers(api_key, headers), 10)
     except (ChatplanError, IndexError):
         return False

@@ -124,18 +124,18 @@ _Job = tuple[Any, ...]
 def _schema(constraint: Constraint) -> _Job:
     schema = honoured(json_value(constraint), HONOURS)
     whitespace = portable(constraint.whitespace, forbidden=NO_BLANKS)
-    return _from_schema, json.dumps(_escaped(schema), ensure_ascii=False), whitespace
+    return _from_schema, json.dumps(escaped(schema), ensure_ascii=False), whitespace
 
 
-def _escaped(node: Any) -> Any:
+def escaped(node: Any) -> Any:
     """With the names of properties as they stand in JSON; the library escapes them only for regular expressions."""
     if isinstance(node, list):
-        return [_escaped(part) for part in node]
+        return [escaped(part) for part in node]
     if not isinstance(node, dict) or "enum" in node:
         return node
-    read = {key: _escaped(value) for key, value in node.items()}
+    read = {key: escaped(value) for key, value in node.items()}
     if node.get("type") == "object" and "properties" in node:
-        read["properties"] = {_in_json(name): _escaped(part) for name, part in node["properties"].items()}
+        read["properties"] = {_in_json(name): escaped(part) for name, part in node["properties"].items()}
         read["required"] = [_in_json(name) for name in node["required"]]
     return read
 

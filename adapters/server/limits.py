@@ -37,7 +37,10 @@ def check_plan(plan: GenerationPlan, settings: ServerSettings) -> None:
     bound = plan.generation_config.get("max_new_tokens") or plan.request.max_new_tokens_limit
     if bound is None:
         raise RequestError(f"max_total_tokens={limit}, so the answer needs a bound", param=param, code=_CODE)
-    prompt, answers = len(plan.prompt.token_ids), max(plan.samples, plan.beams, plan.request.n)
+    prompt, answers = (
+        len(plan.prompt.token_ids),
+        max(plan.samples, plan.beams, plan.request.n, plan.request.best_of or 1),
+    )
     total = prompt + answers * bound
     if total > limit:
         counted = f"{prompt} in the prompt, and {answers} times {bound} in the answer"

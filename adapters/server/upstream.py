@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -33,7 +34,11 @@ class UpstreamSettings(BaseModel):
     @field_validator("urls", mode="before")
     @classmethod
     def _list_of_urls(cls, value: Any) -> Any:
-        return [url for url in (part.strip() for part in value.split(",")) if url] if isinstance(value, str) else value
+        """``a,b`` is what a flag or a variable can say; JSON is taken as well."""
+        if not isinstance(value, str):
+            return value
+        parts = json.loads(value) if value.lstrip().startswith("[") else value.split(",")
+        return [str(url).strip() for url in parts if str(url).strip()]
 
 
 def upstream_chat(settings: ServerSettings) -> Chat:
@@ -47,11 +52,12 @@ def upstream_chat(settings: ServerSettings) -> Chat:
     from chatplan.adapters.connect import connect, is_tgi
 
     up = settings.upstream
-    kind = "tgi" if up.kind == "auto" and is_tgi(up.urls) else up.kind
+    key = None if up.api_key is None else up.api_key.get_secret_value()
+    kind = "tgi" if up.kind == "auto" and is_tgi(up.urls, key, up.headers) else up.kind
     plugins = [*settings.plugins, *authenticators(settings.auth)]
     common = {"server": kind, "headers": up.headers, "timeout": up.timeout, **settings.defaults}
     common |= {"plugins": plugins, "disable": settings.disable}
-    common |= {"api_key": None if up.api_key is None else up.api_key.get_secret_value()}
+    common |= {"api_key": key}
     name = next(iter(settings.served_model_name), "")
     changed = {key: value for key, value in settings.chat_settings.items() if key in settings.model_fields_set}
     if kind == "tgi":

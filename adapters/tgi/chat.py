@@ -10,7 +10,7 @@ from chatplan.adapters.tgi.engine import TGIEngine
 from chatplan.adapters.tgi.parameters import Limits
 from chatplan.chat import Chat
 from chatplan.engine import Engine
-from chatplan.errors import EngineError, OverloadedError, PluginError
+from chatplan.errors import AuthenticationError, EngineError, OverloadedError, PluginError
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 from chatplan.settings import Settings
@@ -49,10 +49,11 @@ def tgi_chat(
 
     Raises:
         OverloadedError: the server cannot be reached.
+        AuthenticationError: it wants another credential.
         EngineError: there is no such client, or the server does not say what it runs and no ``tokenizer`` is given.
         OSError: there is no such checkpoint.
     """
-    sent = {**(headers or {}), **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
+    url, sent = root_of(url), sent_headers(api_key, headers)
     info = server_info(url, sent, min(timeout, 30.0))
     name = tokenizer or info.get("model_id")
     if not name:
@@ -64,12 +65,29 @@ def tgi_chat(
     return Chat(model, plugins=[*plugins, door], disable=disable, engine="tgi", defaults=fields)
 
 
+def root_of(url: str) -> str:
+    """The address without the path of the chat route."""
+    return url.rstrip("/").removesuffix("/v1")
+
+
+def sent_headers(api_key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    """What goes with each request."""
+    return {**(headers or {}), **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
+
+
 def server_info(url: str, headers: Mapping[str, str], timeout: float) -> Mapping[str, Any]:
-    """The server's ``/info``; nothing where a proxy hides it."""
+    """The server's ``/info``; nothing where a proxy hides it.
+
+    Raises:
+        OverloadedError: the server cannot be reached.
+        AuthenticationError: it wants another credential.
+    """
     import httpx
 
     try:
         response = httpx.get(f"{url.rstrip('/')}/info", headers=dict(headers), timeout=timeout)
+        if response.status_code in (401, 403):
+            raise AuthenticationError("the TGI server wants another credential")
         found = response.json() if response.status_code == 200 else {}
     except httpx.TransportError as error:
         raise OverloadedError(
@@ -86,6 +104,7 @@ def limits_of(info: Mapping[str, Any]) -> Limits:
         "best_of": info.get("max_best_of"),
         "stops": info.get("max_stop_sequences"),
         "tokens": info.get("max_total_tokens"),
+        "inputs": info.get("max_input_tokens", info.get("max_input_length")),
     }
     return Limits(**{name: value for name, value in stated.items() if isinstance(value, int)})
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from importlib.util import find_spec
 from typing import Any
 
@@ -74,16 +75,14 @@ class HttpClient(Client):
             async with self._http.stream("POST", f"{self.url}/generate_stream", json=body) as response:
                 if response.status_code != 200:
                     raise refusal(response.status_code, await response.aread(), response.headers)
-                async for line in response.aiter_lines():
-                    if line.startswith("data:"):
+                async for line in lines_of(response.aiter_bytes()):
+                    if line.startswith(b"data:"):
                         data = json.loads(line[5:])
                         if "error" in data:
                             raise Refusal(str(data["error"]), str(data.get("error_type") or ""), 200)
                         yield TextGenerationStreamOutput.parse_obj_as_instance(data)
-        except httpx.TimeoutException as error:
-            raise asyncio.TimeoutError from error
         except httpx.TransportError as error:
-            raise Unreachable(str(error) or type(error).__name__) from error
+            raise broken(error) from error
 
     async def whole(self, inputs: str, parameters: Mapping[str, Any]) -> Any:
         import httpx
@@ -92,16 +91,33 @@ class HttpClient(Client):
         body = {"inputs": inputs, "parameters": dict(parameters)}
         try:
             response = await self._http.post(f"{self.url}/generate", json=body)
-        except httpx.TimeoutException as error:
-            raise asyncio.TimeoutError from error
         except httpx.TransportError as error:
-            raise Unreachable(str(error) or type(error).__name__) from error
+            raise broken(error) from error
         if response.status_code != 200:
             raise refusal(response.status_code, response.content, response.headers)
         return TextGenerationOutput.parse_obj_as_instance(response.json()).details
 
     async def close(self) -> None:
         await self._http.aclose()
+
+
+def broken(error: Exception) -> Exception:
+    """An answer that takes too long is over; a server that cannot be reached may be there later."""
+    import httpx
+
+    late = isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout)
+    return asyncio.TimeoutError() if late else Unreachable(str(error) or type(error).__name__)
+
+
+async def lines_of(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Lines as event streams have them; text may hold other characters that Python takes for ends of lines."""
+    rest = b""
+    async for part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            yield line.rstrip(b"\r")
+    if rest:
+        yield rest
 
 
 def refusal(status: int, body: bytes, headers: Mapping[str, str]) -> Refusal:
@@ -136,8 +152,9 @@ class PublishedClient(Client):
 
     async def stream(self, inputs: str, parameters: Mapping[str, Any]) -> AsyncIterator[Any]:
         try:
-            async for event in self._client().generate_stream(inputs, **self._arguments(parameters)):
-                yield event
+            async with aclosing(self._client().generate_stream(inputs, **self._arguments(parameters))) as events:
+                async for event in events:
+                    yield event
         except Exception as error:
             raise self._known(error) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import aclosing, suppress
 from itertools import groupby
@@ -52,28 +53,36 @@ class TGIEngine(Engine):
         self._running = 0
 
     def check(self, plan: GenerationPlan) -> None:
-        text_of(plan, self.model)
-        parameters_of(plan, self.limits)
+        self._wire(plan)
 
     def run(self, rows: Sequence[Row]) -> None:
         future = self._thread.submit(self._all(rows))
         try:
             future.result()
+        except CancelledError:
+            end_closed(rows)
         except BaseException:  # such as KeyboardInterrupt, which only this thread gets
             future.cancel()
             raise
 
     def submit(self, rows: Sequence[Row], done: Callable[[], None]) -> None:
-        self._thread.submit(self._all(rows)).add_done_callback(lambda future: done())
+        def over(_: object) -> None:
+            end_closed(rows)
+            done()
+
+        self._thread.submit(self._all(rows)).add_done_callback(over)
 
     def prompt_logprobs(self, plan: GenerationPlan) -> PromptLogprobs:
         """One more request. The server says how likely each token was, and nothing of others."""
-        parameters = {**parameters_of(plan, self.limits), "max_new_tokens": 1, "decoder_input_details": True}
-        ask = asyncio.wait_for(self._whole(plan, parameters), self.timeout)
+        text, sent = self._wire(plan)
+        only = {"do_sample": False, "max_new_tokens": 1, "details": True, "decoder_input_details": True}
+        parameters = {**only, **({"truncate": sent["truncate"]} if "truncate" in sent else {})}
         try:
-            details = self._thread.submit(ask).result()
+            details = self._thread.submit(asyncio.wait_for(self._whole(text, parameters), self.timeout)).result()
         except Exception as error:
             raise translated(error) from error
+        if len(details.prefill) != len(plan.prompt.token_ids):
+            raise EngineError(f"the TGI server tells of {len(details.prefill)} prompt tokens")
         return [None, *({str(token.id): self._entry(token)} for token in details.prefill[1:])]
 
     def stats(self) -> EngineStats:
@@ -85,6 +94,11 @@ class TGIEngine(Engine):
         with suppress(RuntimeError, FutureTimeout):  # it is closed already, or takes too long
             self._thread.submit(self._close()).result(5)
         self._thread.close()
+
+    def _wire(self, plan: GenerationPlan) -> tuple[str, Parameters]:
+        """What is sent: the prompt, and TGI's parameters."""
+        parameters = parameters_of(plan, self.limits)
+        return text_of(plan, self.model), parameters
 
     # --- in the event loop -------------------------------------------------------------------------------------------
 
@@ -98,18 +112,24 @@ class TGIEngine(Engine):
 
     async def _plan(self, rows: list[Row]) -> None:
         plan = rows[0].plan
+        try:
+            text, parameters = await asyncio.to_thread(self._wire, plan)
+        except Exception as error:
+            for row in rows:
+                row.fail(error)
+            return
         if plan.samples > plan.choices:
-            await self._guarded(rows, self._best(rows))
-        else:
-            await asyncio.gather(*(self._guarded([row], self._stream(row)) for row in rows))
+            await self._guarded(rows, self._best(rows, text, parameters))
+            return
+        each = [(row, seeded(parameters, plan, row.index)) for row in rows]
+        await asyncio.gather(*(self._guarded([row], self._stream(row, text, own)) for row, own in each))
 
     async def _guarded(self, rows: list[Row], work: Any) -> None:
         """What goes wrong is the error of these rows alone; cancelling any of them ends the request at once."""
         task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
 
         def cancel(row: Row) -> None:
-            loop.call_soon_threadsafe(task.cancel)
+            self._thread.call(task.cancel)
 
         for row in rows:
             row.on_cancel = cancel
@@ -119,20 +139,17 @@ class TGIEngine(Engine):
                 task.cancel()
             await asyncio.wait_for(task, self.timeout)
         except asyncio.CancelledError:
-            for row in rows:
-                if not row.cancelled:
-                    row.fail(EngineError("the engine was closed", code="closed"))
+            end_closed(rows)
         except Exception as error:
             for row in rows:
-                row.fail(translated(error))
+                if not row.cancelled:  # closing a connection may fail as well
+                    row.fail(translated(error))
         finally:
             self._running -= len(rows)
             for row in rows:
                 row.on_cancel = None
 
-    async def _stream(self, row: Row) -> None:
-        parameters = seeded(parameters_of(row.plan, self.limits), row.plan, row.index)
-        text = text_of(row.plan, self.model)
+    async def _stream(self, row: Row, text: str, parameters: Parameters) -> None:
         for attempt in range(self.retries + 1):
             try:
                 async with aclosing(self.client.stream(text, parameters)) as events:  # type: ignore[type-var]
@@ -145,19 +162,19 @@ class TGIEngine(Engine):
                     raise
                 await asyncio.sleep(pause(attempt, error))
 
-    async def _best(self, rows: list[Row]) -> None:
+    async def _best(self, rows: list[Row], text: str, parameters: Parameters) -> None:
         """The server draws all samples in one request. Which one is the best is found out here."""
-        details = await self._whole(rows[0].plan, parameters_of(rows[0].plan, self.limits))
+        details = await self._whole(text, parameters)
         samples = [details, *(details.best_of_sequences or ())]
         if len(samples) != len(rows):
             raise Refusal(f"{len(samples)} samples came, not {len(rows)}", "generation")
         for row, sample in zip(rows, samples, strict=True):
             tops = sample.top_tokens or [None] * len(sample.tokens)
             for at, (token, top) in enumerate(zip(sample.tokens, tops, strict=True), start=1):
-                take(row, token, top, sample if at == len(sample.tokens) else None)
+                if take(row, token, top, sample if at == len(sample.tokens) else None):
+                    break
 
-    async def _whole(self, plan: GenerationPlan, parameters: Parameters) -> Any:
-        text = text_of(plan, self.model)
+    async def _whole(self, text: str, parameters: Parameters) -> Any:
         for attempt in range(self.retries + 1):
             try:
                 return await self.client.whole(text, parameters)
@@ -169,6 +186,13 @@ class TGIEngine(Engine):
 
     def _entry(self, token: Any) -> PromptLogprob:
         return PromptLogprob(logprob=logprob_of(token), rank=None, decoded_token=self.model.token_text(token.id))
+
+
+def end_closed(rows: Sequence[Row]) -> None:
+    """Rows that nobody will finish any more, because the engine was closed."""
+    for row in rows:
+        if not row.finished:
+            row.fail(EngineError("the engine was closed", code="closed"))
 
 
 def take(row: Row, token: Any, top: Sequence[Any] | None, details: Any) -> bool:

@@ -14,10 +14,11 @@ from chatplan.guided.constraint import Constraint
 from chatplan.guided.keywords import honoured
 from chatplan.guided.tags import as_format
 from chatplan.guided.values import json_value
-from chatplan.hooks.outlines import HONOURS
+from chatplan.hooks.outlines import HONOURS, escaped
 
 __all__ = ["grammar_of"]
 
+_BLANKS = "[ ]?"  # between the tokens of JSON, unless a constraint says otherwise
 # Of no effect on what is enforced: TGI's library allows named properties only.
 _SILENT = ("title", "description", "default", "examples", "$schema", "additionalProperties")
 
@@ -40,6 +41,8 @@ def grammar_of(constraint: Constraint) -> dict[str, Any]:
 
 
 def _grammar(constraint: Constraint) -> dict[str, Any]:
+    if constraint.whitespace != _BLANKS:
+        raise CannotEnforce("a TGI server has blanks of its own")
     if constraint.kind == "json":
         return _json(constraint)
     if constraint.kind == "structural_tag":
@@ -52,9 +55,11 @@ def _grammar(constraint: Constraint) -> dict[str, Any]:
 
 def _json(constraint: Constraint) -> dict[str, Any]:
     given = json_value(constraint)
-    schema = honoured(given, HONOURS)
+    schema = escaped(honoured(given, HONOURS))
     if schema.get("type") == "object" and schema.get("properties"):
-        return {"type": "json", "value": given if _bare(given) == schema else schema}
+        # As text, since Python takes 1.0 for 1, and the server's library does not.
+        plain = json.dumps(_bare(given), sort_keys=True) == json.dumps(schema, sort_keys=True)
+        return {"type": "json", "value": given if plain else schema}
     return {"type": "regex", "value": _expression(schema)}
 
 
@@ -93,7 +98,7 @@ def _of_tag(node: Any) -> str:
     if kind == "regex":
         return f"(?:{node['pattern']})"
     if kind == "json_schema":
-        return f"(?:{_expression(honoured(node['json_schema'], HONOURS))})"
+        return f"(?:{_expression(escaped(honoured(node['json_schema'], HONOURS)))})"
     if kind == "tag":
         return f"{re.escape(node['begin'])}{_of_tag(node['content'])}{re.escape(node['end'])}"
     if kind == "tags_with_separator":

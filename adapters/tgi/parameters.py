@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from numpy import float32
+
 from chatplan.adapters.tgi.grammar import grammar_of
-from chatplan.errors import UnsupportedFieldError
+from chatplan.errors import ContextLengthError, UnsupportedFieldError
 from chatplan.guided.mask import GrammarMask
 from chatplan.hooks.filters import MinP, TopK, TopP
 from chatplan.hooks.logprobs import ReadLogprobs
@@ -21,6 +23,7 @@ from chatplan.request import ChatCompletionRequest
 __all__ = ["Limits", "parameters_of", "seeded", "text_of"]
 
 _MOST_LOGPROBS = 5
+_MOST_K = 2**31 - 1  # no vocabulary has so many
 _OWN_ATTRIBUTES = frozenset(
     "do_sample num_return_sequences seed num_samples max_new_tokens eos_token_id logprobs prompt_logprobs".split()
 )
@@ -34,11 +37,13 @@ class Limits:
         best_of: the most samples of which it keeps the best.
         stops: the most stop strings.
         tokens: prompt and answer together; ``None`` when it does not say.
+        inputs: of the prompt alone; ``None`` when it does not say.
     """
 
     best_of: int = 2
     stops: int = 4
     tokens: int | None = None
+    inputs: int | None = None
 
 
 Parameters = dict[str, Any]
@@ -54,14 +59,20 @@ def parameters_of(plan: GenerationPlan, limits: Limits) -> Parameters:
     found: Parameters = {"do_sample": False, "max_new_tokens": plan.max_new_tokens, "details": True}
     for _, item in plan.processors:
         found.update(_parameters_of(plan, item))
-    stops = [text for stage in plan.output_stages if isinstance(stage, StopStrings) for text in stage.strings]
-    if stops:
+    if not found["do_sample"]:  # the server draws as soon as one of these is there
+        found = {name: value for name, value in found.items() if name not in ("top_k", "top_p")}
+    if stops := stop_strings(plan):
         found["stop"] = stops
-    if plan.request.truncate_prompt_tokens:
-        found["truncate"] = plan.request.truncate_prompt_tokens
+    if kept := plan.request.truncate_prompt_tokens:
+        found["truncate"] = min(kept, limits.inputs or kept)
     if plan.samples > plan.choices:
         found["best_of"] = plan.samples
     return found
+
+
+def stop_strings(plan: GenerationPlan) -> list[str]:
+    """Those of the request, and of plugins."""
+    return [text for stage in plan.output_stages if isinstance(stage, StopStrings) for text in stage.strings]
 
 
 def seeded(parameters: Parameters, plan: GenerationPlan, index: int) -> Parameters:
@@ -80,7 +91,7 @@ def text_of(plan: GenerationPlan, model: ModelInfo) -> str:
     bos = str(model.tokenizer.bos_token or "")
     for version in (text, text.removeprefix(bos)):
         read = model.tokenizer.encode(version)
-        if version and (read[-len(ids) :] if plan.request.truncate_prompt_tokens else read) == ids:
+        if version and read[-(plan.request.truncate_prompt_tokens or 0) :] == ids:
             return version
     reason = "a TGI server adds special tokens by itself, and would read other tokens than the chat template wrote"
     raise UnsupportedFieldError("add_special_tokens", reason)
@@ -98,8 +109,8 @@ def _penalties(item: Penalties) -> Parameters:
 _TRANSLATIONS: Mapping[type, Callable[[Any], Parameters]] = {
     Temperature: lambda item: {"temperature": item.temperature},
     Draw: lambda item: {"do_sample": True},
-    TopK: lambda item: {"top_k": item.top_k},
-    TopP: lambda item: {"top_p": item.top_p},
+    TopK: lambda item: {"top_k": item.top_k} if item.top_k <= _MOST_K else {},
+    TopP: lambda item: {"top_p": item.top_p} if float32(item.top_p) < 1 else {},
     Penalties: _penalties,
     SumLogprobs: lambda item: {},
     GrammarMask: lambda item: {"grammar": grammar_of(item.constraint)},
@@ -127,14 +138,28 @@ def _plugins_own(plan: GenerationPlan, item: Any, name: str) -> UnsupportedField
 
 
 def _check(plan: GenerationPlan, limits: Limits) -> None:
-    for refuse in (_stops, _logprobs, _samples, _plugins, _checkpoint):
+    for refuse in (_plugins, _prompt, _stops, _logprobs, _samples, _backend, _checkpoint):
         refuse(plan, limits)
 
 
 def _stops(plan: GenerationPlan, limits: Limits) -> None:
-    count = len(plan.request.stop_list)
+    count = len(stop_strings(plan))
     if count > limits.stops:
         raise UnsupportedFieldError("stop", f"this TGI server takes at most {limits.stops} stop strings, got {count}")
+
+
+def _prompt(plan: GenerationPlan, limits: Limits) -> None:
+    count = len(plan.prompt.token_ids)
+    if limits.inputs is not None and count > limits.inputs:
+        reason = f"this TGI server takes prompts of {limits.inputs} tokens, and this one has {count}"
+        raise ContextLengthError(reason, param="messages")
+
+
+def _backend(plan: GenerationPlan, limits: Limits) -> None:
+    wanted = plan.request.guided_decoding_backend
+    if wanted not in (None, "auto"):
+        reason = f"a TGI server enforces constraints by a library of its own, got {wanted!r}"
+        raise UnsupportedFieldError("guided_decoding_backend", reason)
 
 
 def _logprobs(plan: GenerationPlan, limits: Limits) -> None:

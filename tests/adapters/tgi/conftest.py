@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
+import numpy
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -20,7 +21,7 @@ from starlette.routing import Route
 
 from chatplan import Chat, ChatCompletionRequest, ChatPipeline, ModelInfo, Prompt, Settings, hookimpl
 
-MAX_TOTAL, MAX_STOPS, MAX_BEST_OF, MAX_TOP = 4096, 4, 2, 5
+MAX_INPUT, MAX_TOTAL, MAX_STOPS, MAX_BEST_OF, MAX_TOP = 2048, 4096, 4, 2, 5
 PARAMETERS = {
     "adapter_id": str, "best_of": int, "decoder_input_details": bool, "details": bool, "do_sample": bool,
     "frequency_penalty": float, "grammar": dict, "max_new_tokens": int, "repetition_penalty": float,
@@ -28,7 +29,7 @@ PARAMETERS = {
     "top_p": float, "truncate": int, "typical_p": float, "watermark": bool,
 }  # fmt: skip
 INFO = {
-    "model_id": "smollm2", "max_best_of": MAX_BEST_OF, "max_stop_sequences": MAX_STOPS, "max_input_tokens": 2048,
+    "model_id": "smollm2", "max_best_of": MAX_BEST_OF, "max_stop_sequences": MAX_STOPS, "max_input_tokens": MAX_INPUT,
     "max_total_tokens": MAX_TOTAL, "version": "3.3.6",
 }  # fmt: skip
 
@@ -66,7 +67,7 @@ class StandIn:
         self.open = 0
         self.break_after: int | None = None
         self.info: dict[str, Any] = dict(INFO)
-        self.url = ""
+        self.url = self.secret = ""
 
     def app(self) -> Starlette:
         routes = [Route("/info", self._info), Route("/health", lambda request: Response())]
@@ -74,6 +75,8 @@ class StandIn:
         return Starlette(routes=routes)
 
     def _info(self, request: Request) -> Response:
+        if self.secret and request.headers.get("authorization") != f"Bearer {self.secret}":
+            return Response(status_code=401)
         return JSONResponse(self.info) if self.info else PlainTextResponse("not found", 404)
 
     async def _generate(self, request: Request) -> Response:
@@ -103,7 +106,7 @@ class StandIn:
             kind = PARAMETERS.get(name)
             if kind is None:
                 self.broken.append(f"{name} is unknown")
-            elif not isinstance(value, (float, int) if kind is float else kind):
+            elif not isinstance(value, (float, int) if kind is float else kind) or (kind is int and value is True):
                 raise Invalid(f"invalid type for `{name}`")
         self._check_prompt(body["inputs"], given)
         self._check_values(given, stream)
@@ -113,9 +116,12 @@ class StandIn:
         if not inputs:
             raise Invalid("`inputs` cannot be empty")
         ids = self.chat.model.tokenizer.encode(inputs)
-        if ids[:2] == [self.chat.model.tokenizer.bos_token_id] * 2:
+        kept = ids[-given.get("truncate", len(ids)) :]
+        if kept[:2] == [self.chat.model.tokenizer.bos_token_id] * 2:
             self.broken.append("the prompt begins with two BOS tokens")
         length, new = min(len(ids), given.get("truncate", len(ids))), given.get("max_new_tokens", 100)
+        if length > MAX_INPUT:
+            raise Invalid(f"`inputs` must have less than {MAX_INPUT} tokens. Given: {length}")
         if length + new > MAX_TOTAL:
             text = f"`inputs` tokens + `max_new_tokens` must be <= {MAX_TOTAL}. Given: {length} and {new}"
             raise Invalid(text)
@@ -123,15 +129,15 @@ class StandIn:
     def _check_values(self, given: Mapping[str, Any], stream: bool) -> None:
         rules: dict[str, Callable[[Any], bool]] = {
             "temperature": lambda value: value > 0,
-            "top_p": lambda value: 0 < value < 1,
+            "top_p": lambda value: bool(0 < numpy.float32(value) < 1),
             "typical_p": lambda value: 0 < value < 1,
-            "top_k": lambda value: value > 0,
+            "top_k": lambda value: 0 < value < 2**31,
             "repetition_penalty": lambda value: value > 0,
             "frequency_penalty": lambda value: -2 <= value <= 2,
             "max_new_tokens": lambda value: value > 0,
             "seed": lambda value: 0 <= value < 2**64,
             "stop": lambda value: len(value) <= MAX_STOPS,
-            "truncate": lambda value: value > 0,
+            "truncate": lambda value: 0 < value <= MAX_INPUT,
             "top_n_tokens": lambda value: 0 < value <= MAX_TOP,
             "best_of": lambda value: 0 < value <= MAX_BEST_OF,
             "decoder_input_details": lambda value: not (value and stream),
@@ -216,7 +222,8 @@ class StandIn:
                 last = at == len(details["tokens"]) - 1
                 end = {name: details[name] for name in ("finish_reason", "generated_tokens", "seed")} if last else None
                 event = {"index": at + 1, "token": token, "top_tokens": details["top_tokens"][at], "details": end}
-                yield "data:" + json.dumps({**event, "generated_text": answer["generated_text"] if last else None})
+                text = answer["generated_text"] if last else None
+                yield "data:" + json.dumps({**event, "generated_text": text}, ensure_ascii=False)
                 yield "\n\n"
                 await asyncio.sleep(self.pause)
         finally:
@@ -260,6 +267,6 @@ def tgi(server: StandIn) -> Iterator[StandIn]:
     server.headers.clear()
     server.broken.clear()
     server.answers.clear()
-    server.pause, server.break_after, server.info = 0.0, None, dict(INFO)
+    server.pause, server.break_after, server.info, server.secret = 0.0, None, dict(INFO), ""
     yield server
     assert not server.broken

@@ -188,11 +188,12 @@ def with_bos(chat: Chat, template: str) -> TGIEngine:
     return engine
 
 
+@pytest.mark.parametrize("kept", [None, 100])
 @pytest.mark.parametrize("written", [True, False])
-def test_bos_is_not_doubled(tgi: StandIn, model_path: str, written: bool) -> None:
+def test_bos_is_not_doubled(tgi: StandIn, model_path: str, written: bool, kept: int | None) -> None:
     chat = tgi_chat(tgi.url, model_path, client="http", temperature=0)
     with_bos(chat, "{{ bos_token }}{{ messages[0].content }}" if written else "{{ messages[0].content }}")
-    plan = chat.engine.plan(chat.request(USER, add_special_tokens=not written), chat.model, chat.plugins)
+    plan = chat.plan(USER, add_special_tokens=not written, truncate_prompt_tokens=kept)
     assert plan.prompt.token_ids.count(chat.model.tokenizer.bos_token_id) == 1
     assert text_of(plan, chat.model) == USER[0]["content"]
     chat.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -22,6 +23,7 @@ from chatplan import (
     OverloadedError,
     PluginError,
     RequestError,
+    connect,
 )
 from chatplan.adapters.tgi import tgi_chat
 from chatplan.adapters.tgi.chat import server_info
@@ -163,6 +165,38 @@ def test_closing_ends_what_is_under_way(tgi: StandIn, model_path: str) -> None:
         list(stream)
     with pytest.raises(EngineError, match="closed"):
         list(chat(USER, stream=True, max_tokens=2))
+    chat.close()
+
+
+def test_request_that_closing_comes_before_is_an_error(tgi: StandIn, model_path: str) -> None:
+    chat = tgi_chat(tgi.url, model_path, client=CLIENT)
+    engine: Any = chat.engine
+    engine._thread.submit(asyncio.sleep(0)).result()
+    engine._thread.call(lambda: time.sleep(0.3))
+    stream = chat(USER, stream=True, max_tokens=2)
+    chat.close()
+    with pytest.raises(EngineError, match="closed"):
+        list(stream)
+
+
+def test_credential_is_checked_at_the_start(tgi: StandIn, model_path: str) -> None:
+    tgi.secret = "mine"
+    with pytest.raises(AuthenticationError):
+        tgi_chat(tgi.url, model_path, api_key="yours")
+    chat = connect(f"{tgi.url}/v1/", tokenizer=model_path, api_key="mine")
+    assert chat.engine.name == "tgi"
+    assert chat(USER, max_tokens=1).usage.completion_tokens == 1
+    chat.close()
+
+
+def test_lines_end_where_event_streams_end_them(tgi: StandIn, model_path: str) -> None:
+    chat = tgi_chat(tgi.url, model_path, client="http")
+    token = {"id": 5, "text": "a\u2028b\x85", "logprob": -1.0, "special": False}
+    event = {"index": 1, "token": token, "top_tokens": [], "generated_text": "a\u2028b\x85"}
+    details = {"finish_reason": "length", "generated_tokens": 1, "seed": None}
+    line = "data:" + json.dumps({**event, "details": details}, ensure_ascii=False) + "\r\n\r\n"
+    tgi.answers.append(lambda: StreamingResponse(iter([line]), media_type="text/event-stream"))
+    assert chat(USER, max_tokens=1).choices[0].finish_reason == "length"
     chat.close()
 
 

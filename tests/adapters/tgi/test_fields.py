@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chatplan import Chat, ChatCompletionRequest, RequestError, UnsupportedFieldError, hookimpl
+from chatplan import (
+    Chat,
+    ChatCompletionRequest,
+    ContextLengthError,
+    RequestError,
+    UnsupportedFieldError,
+    hookimpl,
+)
 from chatplan.adapters.tgi import tgi_chat
 
 if TYPE_CHECKING:
@@ -55,7 +62,6 @@ HERE: dict[str, dict[str, Any]] = {
     "include_stop_str_in_output": {"stop": ["."], "include_stop_str_in_output": True},
     "request_id": {"request_id": "mine"},
     "user": {"user": "somebody"},
-    "guided_decoding_backend": {"guided_regex": "a|b", "guided_decoding_backend": "guidance"},
     "include_reasoning": {"include_reasoning": False},
     "add_generation_prompt": {"add_generation_prompt": False},
     "continue_final_message": {
@@ -81,6 +87,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "stop_token_ids": {"stop_token_ids": [5]},
     "use_beam_search": {"use_beam_search": True, "n": 2},
     "guided_grammar": {"guided_grammar": 'root ::= "a"'},
+    "guided_decoding_backend": {"guided_regex": "a|b", "guided_decoding_backend": "guidance"},
+    "structured_outputs": {"structured_outputs": {"json": SCHEMA, "whitespace_pattern": "[ ]*"}},
     "guided_whitespace_pattern": {"guided_json": SCHEMA, "guided_whitespace_pattern": " *"},
     "cache_salt": {"cache_salt": "mine"},
     "priority": {"priority": 3},
@@ -183,6 +191,36 @@ def test_schema_that_is_no_object_goes_as_an_expression(chat: Chat, tgi: StandIn
     assert answer.text.startswith("[")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"temperature": 1e-6, "top_p": 0.9, "top_k": 5}, {"top_k": 2**40, "top_p": 1 - 1e-11, "temperature": 1.0}],
+    ids=["as good as greedy", "of no effect"],
+)
+def test_filters_without_effect_are_not_sent(chat: Chat, tgi: StandIn, fields: dict[str, Any]) -> None:
+    ask(chat, fields)
+    sent = tgi.sent[0]["parameters"]
+    assert not {"top_k", "top_p"} & sent.keys()
+    assert sent["do_sample"] == (fields["temperature"] == 1)
+
+
+def test_prompt_that_is_too_long_is_refused(chat: Chat, tgi: StandIn) -> None:
+    with pytest.raises(ContextLengthError, match="messages"):
+        ask(chat, {"messages": [{"role": "user", "content": "word " * 2500}]})
+    assert not tgi.sent
+
+
+def test_truncating_goes_no_further_than_the_server(chat: Chat, tgi: StandIn) -> None:
+    ask(chat, {"truncate_prompt_tokens": 3000})
+    assert tgi.sent[0]["parameters"]["truncate"] == 2048
+
+
+def test_names_of_properties_stand_in_the_schema_as_in_json(chat: Chat, tgi: StandIn) -> None:
+    name = 'a"b'
+    schema = {"type": "object", "properties": {name: {"enum": [1]}}, "required": [name]}
+    ask(chat, {"guided_json": schema, "max_tokens": 1})
+    assert list(tgi.sent[0]["parameters"]["grammar"]["value"]["properties"]) == ['a\\"b']
+
+
 def test_schema_that_would_not_be_enforced_is_refused(chat: Chat, tgi: StandIn) -> None:
     schema = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 3}}, "required": ["age"]}
     with pytest.raises(RequestError, match="guided_json.*minimum"):
@@ -192,5 +230,5 @@ def test_schema_that_would_not_be_enforced_is_refused(chat: Chat, tgi: StandIn) 
 
 def test_explain_shows_the_engine(chat: Chat) -> None:
     rows = {row.field: row for row in chat.explain({"messages": USER, "top_k": 3, "seed": 5}).fields}
-    assert rows["top_k"].engines == ("generate", "continuous", "tgi")
+    assert rows["top_k"].engines == ("generate", "continuous", "tensor_parallel", "tgi")
     assert "TopK(top_k=3)" in rows["top_k"].became[0]
