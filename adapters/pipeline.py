@@ -125,12 +125,17 @@ def pipeline(task: str = "chat", model: Any = None, *, tensor_parallel_size: int
 
     Raises:
         EngineError: the model cannot be divided like this.
+        ValueError: ``max_memory`` or ``offload_folder`` without a device map.
     """
     make: Any = transformers_pipeline  # its overloads know the tasks of transformers alone
     placing = {name: arguments.pop(name) for name in _PLACING if name in arguments}
+    if placing and arguments.get("device_map") is None:
+        raise ValueError(f"{', '.join(placing)}: for device_map, which is not given")
     if placing:
         arguments["model_kwargs"] = {**(arguments.get("model_kwargs") or {}), **placing}
-    if tensor_parallel_size != 1:
+    if tensor_parallel_size == 1:
+        arguments.pop("tensor_parallel_seconds", None)
+    else:
         from chatplan.adapters.parallel.pipelines import divided
 
         model, arguments = divided(model or _DEFAULT_MODEL, tensor_parallel_size, arguments)

@@ -38,7 +38,7 @@ class Answering:
         """The answers to each batch, under its number.
 
         Raises:
-            EngineError: the model failed with each request of a batch, so it will hardly answer any other.
+            EngineError: the model answers nothing, not even a request of one token.
         """
         waiting: dict[int, tuple[Sequence[Line], list[Answer]]] = {}
         for number, lines in batches:
@@ -103,10 +103,19 @@ class Answering:
         wait(answers)
         tried = [self._once_more(line, answer) for line, answer in zip(lines, answers, strict=True)]
         failed = [answer.exception() for answer in tried if isinstance(answer.exception(), EngineError)]
-        if len(failed) == len(lines) > 1:
+        if failed and all(answer.exception() for answer in tried) and not self._alive():
             where = f"lines {lines[0].number} to {lines[-1].number}"
-            raise EngineError(f"every request of {where} failed, the first with: {failed[0]}") from failed[0]
+            raise EngineError(f"no request of {where} was answered, the first failed with: {failed[0]}") from failed[0]
         return [self._line(line, answer) for line, answer in zip(lines, tried, strict=True)]
+
+    def _alive(self) -> bool:
+        """Whether the model answers anything."""
+        plain: Answer = Future()
+        try:
+            self._together([(self.chat.plan([{"role": "user", "content": "Hi"}], max_tokens=1), plain)])
+        except Exception:
+            return False
+        return plain.exception() is None
 
     def _once_more(self, line: Line, answer: Answer) -> Answer:
         """A request that failed beside others gets a try alone: there is more memory, and no bad neighbour."""
@@ -122,7 +131,9 @@ class Answering:
     def _line(self, line: Line, answer: Answer) -> str:
         error = answer.exception()
         if isinstance(error, ChatplanError):
-            return self._output(line, request_id(line), error.status, error.to_dict())
+            given = line.entry.body.get("request_id")
+            own = given if isinstance(given, str) and given else request_id(line)
+            return self._output(line, own, error.status, error.to_dict())
         completion = answer.result()
         completion.created = self.created
         name_calls(completion)

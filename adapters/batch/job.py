@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from chatplan.errors import RequestError
 __all__ = ["Job"]
 
 _PATIENCE = 10.0  # seconds; workers of a launcher that was killed notice and leave
-_LOCK, _STATE, _DONE = "lock", "job.json", ".jsonl"
+_LOCK, _STATE, _WHOLE, _DONE = "lock", "job.json", "output", ".jsonl"
 
 
 class Job:
@@ -35,6 +34,7 @@ class Job:
     """
 
     def __init__(self, source: Path, output: Path, input: InputFile, options: Options) -> None:
+        output = output.resolve()  # a link stays one
         self.source, self.output, self.input, self.options = source, output, input, options
         self.folder = output.with_name(f"{output.name}.work")
         self.batches = -(-input.requests // options.settings.batch_size)
@@ -65,12 +65,11 @@ class Job:
         Raises:
             RequestError: the output, or the work, is that of another job.
         """
-        if not restart and self.is_open:
-            self._check_same()
+        if not restart and self.is_open and self._goes_on():
             return True
         if not restart and self.output.exists():
             self._check_complete()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
             return False
         self._clear()
         self._write(_STATE, json.dumps(self._state()))
@@ -88,7 +87,8 @@ class Job:
 
     def done(self) -> set[int]:
         """The batches that are finished, by number from 0."""
-        return {int(name.partition(".")[0]) for name in os.listdir(self.folder) if name.endswith(_DONE)}
+        names = [name.partition(".")[0] for name in os.listdir(self.folder) if name.endswith(_DONE)]
+        return {int(name) for name in names if name.isdigit()}
 
     def save(self, batch: int, lines: Sequence[str]) -> None:
         """Keep a finished batch; from here on it is not done again."""
@@ -96,7 +96,7 @@ class Job:
 
     def finish(self, look: Callable[[int, bytes], None]) -> None:
         """Put the output together; ``look`` is shown each line, with the number of its batch."""
-        whole = self.folder / "output"
+        whole = self.folder / _WHOLE
         with whole.open("wb") as file:
             for batch in range(self.batches):
                 with (self.folder / _name(batch)).open("rb") as part:
@@ -106,14 +106,27 @@ class Job:
             _to_disk(file)
         os.replace(whole, self.output)
         (self.folder / _STATE).unlink()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
 
     def _state(self) -> dict[str, Any]:
         return {"input": self.input.sha256, "created": self.input.modified, "options": self.options.to_dict()}
 
     def _read_state(self) -> dict[str, Any]:
-        state: dict[str, Any] = json.loads((self.folder / _STATE).read_text("utf-8"))
-        return state
+        try:
+            state: dict[str, Any] = json.loads((self.folder / _STATE).read_text("utf-8"))
+            return {name: state[name] for name in ("input", "created", "options")}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise self._other("by something else") from None
+
+    def _goes_on(self) -> bool:
+        """Whether it is this job; another one that has done nothing yet, for a mistake in its options, gives way."""
+        try:
+            self._check_same()
+        except RequestError:
+            if self.done():
+                raise
+            return False
+        return True
 
     def _check_same(self) -> None:
         begun, wanted = self._read_state(), self._state()
@@ -143,8 +156,15 @@ class Job:
 
     def _clear(self) -> None:
         for path in self.folder.iterdir():
-            if path.name != _LOCK:
+            if path.name in (_STATE, _WHOLE) or path.suffix in (_DONE, ".tmp"):
                 path.unlink()
+
+    def _remove(self) -> None:
+        """The folder too, unless somebody keeps other things there."""
+        self._clear()
+        with suppress(OSError):
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            self.folder.rmdir()
 
     def _write(self, name: str, text: str) -> None:
         """All or nothing, also when the machine goes down."""

@@ -65,7 +65,8 @@ class InputFile(NamedTuple):
 def read_lines(path: Path) -> Iterator[Line]:
     """The lines that are not blank, one at a time."""
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
+        for number, given in enumerate(file, 1):
+            raw = given.removeprefix(b"\xef\xbb\xbf") if number == 1 else given  # editors put this mark in front
             if raw.strip():
                 yield Line(number, raw.strip())
 
@@ -83,6 +84,8 @@ def check_file(path: Path) -> InputFile:
     Raises:
         RequestError: it cannot be read, has no requests, or has lines that are none; each is named by its number.
     """
+    if path.exists() and not path.is_file():
+        raise RequestError("is no file that can be read more than once", param=str(path))
     try:
         problems = list(islice(_problems(path), _SHOWN + 1))
         with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from accelerate import PartialState  # type: ignore[import-untyped]
 
 __all__ = ["device_of", "is_first", "leave_with_launcher", "together"]
-
-_LAUNCHED = ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID")
 
 
 def is_first() -> bool:
@@ -57,13 +56,24 @@ def device_of(state: PartialState) -> torch.device:
 
 def leave_with_launcher() -> None:
     """A launcher that is killed leaves its workers running; this one then ends at once, which loses nothing."""
-    if any(name in os.environ for name in _LAUNCHED):
+    if "TORCHELASTIC_RUN_ID" in os.environ or _accelerate_is_parent():
         threading.Thread(target=_watch, args=(os.getppid(),), name="chatplan-launcher", daemon=True).start()
+
+
+def _accelerate_is_parent() -> bool:
+    """Its variables may have been exported by somebody, too."""
+    import psutil  # type: ignore[import-untyped]  # accelerate brings it
+
+    try:
+        return any("accelerate" in part for part in psutil.Process(os.getppid()).cmdline())
+    except psutil.Error:
+        return False
 
 
 def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
+    print("the launcher has gone, and this process leaves", file=sys.stderr, flush=True)
     os._exit(1)
 
 

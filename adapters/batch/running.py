@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from chatplan.adapters.batch.loading import load_chat
 from chatplan.adapters.batch.options import Options
 from chatplan.adapters.batch.processes import device_of, together
 from chatplan.adapters.batch.progress import Told
-from chatplan.errors import RequestError
+from chatplan.errors import ChatplanError, EngineError, RequestError
 
 if TYPE_CHECKING:
     from accelerate import PartialState  # type: ignore[import-untyped]
@@ -73,25 +74,48 @@ def run_job(source: Path, output: Path, options: Options, restart: bool = False)
         PluginError: a plugin cannot be loaded.
         EngineError: the model fails with whatever it is given.
     """
+    check_output(source, output)
     job = Job(source, output, check_file(source), options)
     with together() as state:
         if options.device_map is not None and state.num_processes > 1:
             raise RequestError("each process has a whole model on one device", param="--device-map")
         if state.is_main_process:
             return _lead(job, state, restart)
-        state.wait_for_everyone()
-        _answer(job, state, _mine(job, state))
+        if agreed(False):
+            try:
+                _answer(job, state, _mine(job, state))
+            except ChatplanError as error:  # which the first process may not have
+                raise EngineError(f"process {state.process_index}: {error}") from error
         return None
+
+
+def check_output(source: Path, output: Path) -> None:
+    """Raises :class:`RequestError` for places where no output can be."""
+    if output.is_dir():
+        raise RequestError("is a folder", param=str(output))
+    if output.exists() and source.exists() and output.samefile(source):
+        raise RequestError("is the input", param=str(output))
+
+
+def agreed(begun: bool) -> bool:
+    """What the first process says: whether the job is open for all."""
+    from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+
+    return bool(broadcast_object_list([begun])[0])
 
 
 def _lead(job: Job, state: PartialState, restart: bool) -> Summary | None:
     """The first process's part: to open the job, to answer its batches, and to put the output together."""
-    with job.locked():
-        begun = job.open(restart)
-        state.wait_for_everyone()
-        mine = _mine(job, state)
+    with ExitStack() as stack:
+        begun = False
+        try:
+            stack.enter_context(job.locked())
+            begun = job.open(restart)
+        finally:
+            agreed(begun)
         if not begun:
             return None
+        mine = _mine(job, state)
         summary = Summary(before=job.done())
         with Told(job.input.requests, _requests(job)) as told:
             began = _answer(job, state, mine, lambda: told.update(_requests(job)))
@@ -100,6 +124,8 @@ def _lead(job: Job, state: PartialState, restart: bool) -> Summary | None:
                 time.sleep(0.2)
                 told.update(_requests(job))
         summary.seconds = time.monotonic() - began
+        if check_file(job.source).sha256 != job.input.sha256:
+            raise RequestError("has changed since the job began; --restart begins anew", param=str(job.source))
         job.finish(summary.look)
         return summary
 

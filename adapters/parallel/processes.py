@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as distributed
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from chatplan.engine.relay import GRACE
 from chatplan.errors import EngineError
@@ -24,6 +25,7 @@ __all__ = ["SECONDS", "Followers", "connect", "launched", "leave", "open_store"]
 SECONDS = 300.0
 """The longest that a rank waits for another one inside a step."""
 
+_JOINING = timedelta(minutes=2)  # in which all must have come; one that failed never does
 _LOADING = timedelta(hours=2)  # as transformers has it: ranks may read at very different speeds
 
 
@@ -40,12 +42,10 @@ def connect(size: int, number: int = 0, store: Any = None) -> None:
     """
     if store is None:
         _check_launched(size)
+    here = int(os.environ.get("LOCAL_RANK", "0"))
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     if device.type != "cpu":
-        here = int(os.environ.get("LOCAL_RANK", "0"))
-        if here >= torch.accelerator.device_count():
-            count = torch.accelerator.device_count()
-            raise EngineError(f"tensor_parallel_size {size} needs as many devices, and this machine has {count}")
+        check_devices(here + 1)
         torch.accelerator.set_device_index(here)
         device = torch.device(device.type, here)
     elif "OMP_NUM_THREADS" not in os.environ:
@@ -56,7 +56,15 @@ def connect(size: int, number: int = 0, store: Any = None) -> None:
     arguments: dict[str, Any] = {} if store is None else {"rank": number, "world_size": size, "store": store}
     if backend == "nccl":
         arguments["device_id"] = device
-    distributed.init_process_group(backend, timeout=_LOADING, **arguments)
+    distributed.init_process_group(backend, timeout=_JOINING, **arguments)
+    _set_pg_timeout(_LOADING, distributed.group.WORLD)
+
+
+def check_devices(count: int) -> None:
+    """Raises :class:`EngineError` if there are accelerators, but fewer than ``count``."""
+    if torch.accelerator.current_accelerator() is not None and torch.accelerator.device_count() < count:
+        there = torch.accelerator.device_count()
+        raise EngineError(f"tensor parallel needs a device for each rank of a machine: {count}, and there are {there}")
 
 
 def open_store(port: int | None = None) -> Any:
@@ -91,12 +99,16 @@ class Followers:
 
     def __init__(self, size: int, job: Mapping[str, Any]) -> None:
         self._ending = False
+        check_devices(size)
         if sys.platform == "linux":
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else's to reach
         store = open_store()
         self._store = store
-        self._processes = {number: _start(number, {**job, "port": store.port}) for number in range(1, size)}
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        jobs = {number: pickle.dumps({**job, "port": store.port, "number": number}) for number in range(1, size)}
         try:
+            for number, pickled in jobs.items():
+                self._processes[number] = _start(number, pickled)
             self.wait("started")
             connect(size, 0, store)
         except BaseException:
@@ -134,7 +146,7 @@ class Followers:
         leave()
 
 
-def _start(number: int, job: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+def _start(number: int, job: bytes) -> subprocess.Popen[bytes]:
     # A session of its own: Ctrl-C is for rank 0, which lets the others go when it has ended.
     process = subprocess.Popen(
         [sys.executable, "-m", "chatplan.adapters.parallel.follower"],
@@ -144,5 +156,5 @@ def _start(number: int, job: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     )
     assert process.stdin is not None
     with process.stdin as stdin:
-        stdin.write(pickle.dumps({**job, "number": number}))
+        stdin.write(job)
     return process

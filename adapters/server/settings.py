@@ -83,7 +83,7 @@ class ServerSettings(_ModelSettings):
     dtype: str = Field("auto", description="The type of the weights: auto, float32, bfloat16, float16.")
     device: str | None = Field(None, description="Where the model runs: cpu, cuda, cuda:1; absent lets torch choose.")
     device_map: str | None = Field(None, description="How accelerate places the layers: auto, balanced, sequential.")
-    max_memory: dict[str, str] = Field(
+    max_memory: dict[str, int | str] = Field(
         {}, description='The most memory on each device, for device_map: {"0": "20GiB", "cpu": "60GiB"}.'
     )
     offload_folder: Path | None = Field(None, description="Where layers go that device_map leaves on disk.")

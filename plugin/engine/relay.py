@@ -92,7 +92,9 @@ class Leader:
         self._living: dict[int, int] = {}  # numbers of caches, by id()
         self._dropped: list[int] = []
         self._lock = threading.Lock()  # held while a pass is under way
-        self._inside = self._failed = False
+        self._sending = threading.Lock()  # held while a message is sent: other threads change caches meanwhile
+        self._inside = False
+        self._mine = threading.local()  # whether the thread's own last pass failed
         model.register_forward_pre_hook(self._before, with_kwargs=True)
         model.register_forward_hook(self._after, with_kwargs=True, always_call=True)
 
@@ -107,14 +109,20 @@ class Leader:
 
     def settle(self) -> None:
         """When a pass has failed: find out whether all ranks failed alike; if not, ``broken`` says so."""
-        if not self._failed or self.broken is not None:
+        if not getattr(self._mine, "failed", False) or self.broken is not None:
             return
-        self._failed = False
+        self._mine.failed = False
+        if not self._lock.acquire(timeout=self.seconds):
+            self.break_off("a pass of another thread does not end")
+            return
         try:
-            self.channel.send(Meet(), GRACE)
-            self.channel.meet(GRACE)
+            with self._sending:
+                self.channel.send(Meet(), GRACE)
+                self.channel.meet(GRACE)
         except RuntimeError as error:
             self.break_off("another rank has gone or does not answer", error)
+        finally:
+            self._lock.release()
 
     def break_off(self, reason: str, error: Exception | None = None) -> None:
         """No further call can be made, for this reason."""
@@ -140,14 +148,14 @@ class Leader:
         arguments = moved({name: value for name, value in kwargs.items() if name != _CACHE}, _CPU)
         dropped = tuple(self._dropped.pop() for _ in range(len(self._dropped)))
         self._send(Forward(self._number, arguments, known, fresh, dropped))
-        self._failed = True  # until it has ended
+        self._mine.failed = True  # until it has ended
         if fresh is not None:
             self._keep(fresh)
 
     def _after(self, model: Any, args: Any, kwargs: Any, output: Any) -> None:
         """Called for a pass that failed as well, then without an output."""
         if output is not None:
-            self._failed = False
+            self._mine.failed = False
             cache = getattr(output, _CACHE, None)
             if cache is not None and id(cache) not in self._living:
                 self._keep(cache)
@@ -156,13 +164,14 @@ class Leader:
             self._lock.release()
 
     def _send(self, message: object) -> None:
-        if self.broken is not None:
-            raise EngineError(f"the model is on several ranks, and {self.broken}")
-        try:
-            self.channel.send(message, self.seconds)
-        except RuntimeError as error:
-            self.break_off("another rank has gone", error)
-            raise EngineError(f"the model is on several ranks, and {self.broken}") from error
+        with self._sending:
+            if self.broken is not None:
+                raise EngineError(f"the model is on several ranks, and {self.broken}")
+            try:
+                self.channel.send(message, self.seconds)
+            except RuntimeError as error:
+                self.break_off("another rank has gone", error)
+                raise EngineError(f"the model is on several ranks, and {self.broken}") from error
 
     def _keep(self, cache: Any) -> None:
         """Know a cache again, repeat what is done to it, and tell when nobody holds it any more."""

@@ -125,13 +125,19 @@ def test_a_request_that_fails_leaves_its_neighbours_alone(files: Files, ask: Ask
 
 
 def test_a_model_that_answers_nothing_ends_the_job(files: Files, ask: Ask) -> None:
-    files.write([ask("a"), ask("b"), ask("c", trouble="fails"), ask("d", trouble="fails"), ask("e")])
-    result = files.run("--plugin", "trouble", "--batch-size", "2")
+    files.write([ask("a"), ask("b", top_p=7)])
+    result = files.run("--plugin", "trouble", "--default", 'trouble="fails"', "--batch-size", "2")
     assert result.exit_code == 1
-    assert "lines 3 to 4 failed" in result.stderr
+    assert "no request of lines 1 to 2 was answered" in result.stderr
     assert "no memory" in result.stderr
     assert not files.output.exists()
-    assert [path.name for path in files.work.glob("*.jsonl")] == ["000000000.jsonl"]
+    assert not list(files.work.glob("*.jsonl"))
+
+
+def test_requests_that_fail_alone_do_not_end_the_job(files: Files, ask: Ask) -> None:
+    files.write([ask("a"), ask("b", trouble="fails"), ask("c")])
+    assert files.run("--plugin", "trouble", "--batch-size", "1").exit_code == 0
+    assert [line["response"]["status_code"] for line in files.answers()] == [200, 500, 200]
 
 
 @pytest.mark.parametrize(

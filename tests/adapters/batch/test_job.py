@@ -74,6 +74,7 @@ def test_a_job_goes_on_only_as_it_was_begun(files: Files, ask: Ask, arguments: l
     job = job_of(files)
     with job.locked():
         assert job.open()
+        job.save(0, ["{}\n", "{}\n"])
     result = files.run("--batch-size", "2", *arguments)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -81,6 +82,46 @@ def test_a_job_goes_on_only_as_it_was_begun(files: Files, ask: Ask, arguments: l
     assert "another input file" in files.run("--batch-size", "2").stderr
     result = files.run(*arguments, "--restart") if "continuous" not in arguments else files.run("--restart")
     assert result.exit_code == 0, result.stderr
+
+
+def test_a_mistake_that_did_nothing_is_not_in_the_way(files: Files, ask: Ask) -> None:
+    files.write([ask("a")])
+    assert files.run("--model", "no/such").exit_code == 2
+    assert files.run().exit_code == 0
+
+
+def test_the_input_is_never_the_output(files: Files, ask: Ask) -> None:
+    files.write([ask("a")])
+    kept = files.source.read_bytes()
+    files.output.symlink_to(files.source)
+    result = files.run("--restart")
+    assert (result.exit_code, files.source.read_bytes()) == (2, kept)
+    assert "is the input" in result.stderr
+
+
+def test_what_lies_in_the_folder_of_the_work_stays(files: Files, ask: Ask) -> None:
+    files.write([ask("a")])
+    files.work.mkdir()
+    (files.work / "mine.txt").write_text("x")
+    (files.work / "job.json").write_text("")
+    assert files.run().exit_code == 0
+    assert len(files.answers()) == 1
+    assert [path.name for path in files.work.iterdir()] == ["mine.txt"]
+
+
+def test_an_input_that_changes_meanwhile_is_noticed(files: Files, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write([ask("a")])
+    finish = Job.save
+
+    def save(job: Job, batch: int, lines: list[str]) -> None:
+        finish(job, batch, lines)
+        files.write([ask("b")])
+
+    monkeypatch.setattr(Job, "save", save)
+    result = files.run()
+    assert result.exit_code == 2
+    assert "has changed since the job began" in result.stderr
+    assert not files.output.exists()
 
 
 def test_the_time_of_answers_is_that_of_the_beginning(files: Files, ask: Ask) -> None:
