@@ -1,4 +1,4 @@
-"""A server on a free port, in a thread, for tests that speak HTTP."""
+"""A server on a free port, in a thread, for tests that speak HTTP; and a model that is slow or fails."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
+from transformers import LogitsProcessor
 
-from chatplan import ChatPipeline
+from chatplan import Chat, ChatCompletionRequest, ChatPipeline, Stage, hookimpl
 
 if TYPE_CHECKING:
     from chatplan.adapters.server import Server
@@ -80,3 +82,38 @@ def server_url(pipe: ChatPipeline) -> Iterator[str]:
     """The address of a server with the real model."""
     with running(pipe.chat) as server:
         yield server.url
+
+
+# --- a model as slow as a test needs ----------------------------------------------------------------------------------
+
+
+class Slow:
+    """A plugin: each token takes ``slow`` seconds; ``fail`` breaks the model in its first token."""
+
+    name = "slow"
+
+    @hookimpl
+    def request_fields(self) -> Mapping[str, Any]:
+        return {"slow": float, "fail": bool}
+
+    @hookimpl
+    def logits_processors(self, request: ChatCompletionRequest) -> Iterable[Any] | None:
+        slow, fail = request.get("slow"), request.get("fail")
+        return [(Stage.BIAS, _Sleep(slow or 0, bool(fail)))] if slow or fail else None
+
+
+class _Sleep(LogitsProcessor):
+    def __init__(self, seconds: float, fail: bool) -> None:
+        self.seconds, self.fail = seconds, fail
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        time.sleep(self.seconds)
+        if self.fail:
+            raise RuntimeError("a secret of the inside")
+        return scores
+
+
+@pytest.fixture(scope="session")
+def slow_chat(new_chat: Callable[..., Chat]) -> Chat:
+    """The tiny model, with the plugin :class:`Slow`."""
+    return new_chat(plugins=[Slow()])

@@ -7,43 +7,15 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-import torch
 import uvicorn
-from transformers import LogitsProcessor
 
-from chatplan import Chat, ChatCompletionRequest, Stage, hookimpl
+from chatplan import Chat, hookimpl
 from chatplan.adapters.remote import remote_chat
-
-
-class Slow:
-    """A plugin: each token takes ``slow`` seconds; ``fail`` breaks the model in its first token."""
-
-    name = "slow"
-
-    @hookimpl
-    def request_fields(self) -> Mapping[str, Any]:
-        return {"slow": float, "fail": bool}
-
-    @hookimpl
-    def logits_processors(self, request: ChatCompletionRequest) -> Iterable[Any] | None:
-        slow, fail = request.get("slow"), request.get("fail")
-        return [(Stage.BIAS, _Sleep(slow or 0, bool(fail)))] if slow or fail else None
-
-
-class _Sleep(LogitsProcessor):
-    def __init__(self, seconds: float, fail: bool) -> None:
-        self.seconds, self.fail = seconds, fail
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
-        time.sleep(self.seconds)
-        if self.fail:
-            raise RuntimeError("the model broke")
-        return scores
 
 
 class Fields:
@@ -57,9 +29,9 @@ class Fields:
 
 
 @pytest.fixture(scope="session")
-def direct(new_chat: Callable[..., Chat]) -> Chat:
+def direct(slow_chat: Chat) -> Chat:
     """The tiny model, here."""
-    return new_chat(plugins=[Slow()])
+    return slow_chat
 
 
 @pytest.fixture(scope="session")
