@@ -16,6 +16,7 @@ from chatplan.processor import BatchFunction, Processor, column
 from chatplan.request import ChatCompletionRequest
 from chatplan.row import Row
 
+_MOST_K = 2**31 - 1  # no vocabulary has so many, and tensors hold no number of any size
 _FIRST_LOOK = 256  # tokens that hold the whole nucleus in nearly every step
 _BUCKETS, _DEPTH = 2048, 32.0  # buckets of score below the highest, over this many nats
 
@@ -132,7 +133,7 @@ def logits_processors(request: ChatCompletionRequest, prompt: Prompt, model: Mod
         return None
     top_p, top_k, min_p = (_value(request, model, name) for name in ("top_p", "top_k", "min_p"))
     work: list[Any] = [MinP(min_p)] if min_p > 0 else []
-    work += [TopK(int(top_k))] if top_k > 0 else []
+    work += [TopK(min(int(top_k), _MOST_K))] if top_k > 0 else []
     return work + ([TopP(top_p)] if top_p < 1 else [])
 
 

@@ -45,7 +45,7 @@ def read_body(body: Any) -> Body:
     Raises:
         RequestError: it has none of the known forms; the error names the key.
     """
-    given = _object(body, "body")
+    given = {name: value for name, value in _object(body, "body").items() if name == "inputs" or value is not None}
     if "instances" in given:
         for name in ("inputs", "messages"):
             if name in given:

@@ -90,7 +90,7 @@ def row(table: str, name: str) -> str:
 def test_the_table(request_file: Path) -> None:
     table = printed("explain", request_file)
     assert "r-1" in table
-    assert all(text in row(table, "seed") for text in ("7", "sampling", "GenerationConfig seed=7", "generate"))
+    assert all(text in row(table, "seed") for text in ("7", "sampling", "GenerationConfig seed=7", "all"))
     assert all(text in row(table, "frequency_penalty") for text in ("0.5", "penalties", "frequency=0.5"))
     assert '[{"role": "user", "content": "Hi"}]' in row(table, "messages")
     assert "(default)" in row(table, "Temperature(temperature=0.7)")

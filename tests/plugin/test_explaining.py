@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LogitsProcessor
 
+from chatplan.capabilities import UNSUPPORTED
 from chatplan.explaining import Explanation, FieldEffect, explain
 from chatplan.hookspecs import hookimpl
 from chatplan.manager import Plugins
@@ -77,7 +78,8 @@ def test_a_field_and_what_it_became(name: str, value: Any, beside: Any, plugin: 
     effect = effect_of(name, explained(**{**beside, name: value}))
     assert effect.plugins == (plugin,)
     assert [text for text in effect.became if text in became] == became
-    assert effect.engines == ("generate", "continuous")
+    missing = {"tgi"} if name in UNSUPPORTED["tgi"] else set()
+    assert set(effect.engines) == UNSUPPORTED.keys() - missing
 
 
 def test_one_field_may_become_several_things() -> None:
@@ -197,7 +199,7 @@ def test_json() -> None:
         "value": [USER],
         "plugins": ["template"],
         "became": ["prompt of 21 tokens"],
-        "engines": ["generate", "continuous"],
+        "engines": ["generate", "continuous", "tensor_parallel", "tgi"],
     }
     values = {item["field"]: item["value"] for item in data["fields"]}
     assert values["stream_options"] == {"include_usage": True}
