@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from chatplan.adapters.ray_serve.deploying import application, build
-from chatplan.adapters.ray_serve.settings import RaySettings
+try:
+    from chatplan.adapters.ray_serve.deploying import application, build
+    from chatplan.adapters.ray_serve.settings import RaySettings
+except ModuleNotFoundError as error:
+    hint = f"{error}; `pip install chatplan[ray]` brings what this needs"
+    raise ModuleNotFoundError(hint, name=error.name) from error
 
 __all__ = ["RaySettings", "application", "build"]
