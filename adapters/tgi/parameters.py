@@ -23,7 +23,7 @@ from chatplan.request import ChatCompletionRequest
 __all__ = ["Limits", "parameters_of", "seeded", "text_of"]
 
 _MOST_LOGPROBS = 5
-_MOST_K = 2**31 - 1  # no vocabulary has so many
+_MOST_K = 2**31 - 1  # stands for more; no vocabulary has so many
 _OWN_ATTRIBUTES = frozenset(
     "do_sample num_return_sequences seed num_samples max_new_tokens eos_token_id logprobs prompt_logprobs".split()
 )
@@ -109,7 +109,7 @@ def _penalties(item: Penalties) -> Parameters:
 _TRANSLATIONS: Mapping[type, Callable[[Any], Parameters]] = {
     Temperature: lambda item: {"temperature": item.temperature},
     Draw: lambda item: {"do_sample": True},
-    TopK: lambda item: {"top_k": item.top_k} if item.top_k <= _MOST_K else {},
+    TopK: lambda item: {"top_k": item.top_k} if item.top_k < _MOST_K else {},
     TopP: lambda item: {"top_p": item.top_p} if float32(item.top_p) < 1 else {},
     Penalties: _penalties,
     SumLogprobs: lambda item: {},
