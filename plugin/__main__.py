@@ -5,4 +5,4 @@ from __future__ import annotations
 import pkgutil
 
 if __name__ == "__main__":
-    pkgutil.resolve_name("chatplan.adapters.cli:app")(prog_name="chatplan")
+    pkgutil.resolve_name("chatplan.adapters.cli:main")()

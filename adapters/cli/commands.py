@@ -1,0 +1,47 @@
+"""The commands under their names."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+import chatplan
+from chatplan.adapters.auth.commands import app as keys
+from chatplan.adapters.cli.explain import explain
+from chatplan.adapters.cli.failures import Commands
+from chatplan.adapters.cli.schema import schema
+from chatplan.adapters.cli.serve import serve
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=chatplan.__doc__)
+app.add_typer(keys, name="keys")
+app.command()(explain)
+app.command()(schema)
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)(serve)
+
+
+@app.callback(invoke_without_command=True)
+def _chatplan(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from, not only its line.")] = False,
+) -> None:
+    if version:
+        typer.echo(chatplan.__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        context.fail("missing command")
+
+
+def main() -> None:
+    """The installed command. A second Ctrl-C, while Python ends after the first one, ends it at once."""
+    try:
+        app(prog_name="chatplan")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
