@@ -1,0 +1,37 @@
+"""Files that a command is given."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from chatplan.errors import RequestError
+
+__all__ = ["read_json", "read_text"]
+
+
+def read_text(path: Path) -> str:
+    """All of a file; ``-`` is standard input.
+
+    Raises:
+        RequestError: it cannot be read, or is no text.
+    """
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"cannot be read: {error}", param=str(path)) from error
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in a file; ``-`` is standard input.
+
+    Raises:
+        RequestError: it cannot be read, or is no JSON.
+    """
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"is not JSON: {error}", param=str(path)) from error
