@@ -56,7 +56,7 @@ BUILTINS = (
 """The built-in plugins, by dotted name; each is switched off by its last part, as in ``disable=["penalties"]``."""
 
 
-log = logging.getLogger("chatplan")
+log: logging.Logger = logging.getLogger("chatplan")
 
 
 class Implementation(NamedTuple):
@@ -93,8 +93,10 @@ class Plugins:
             self._register(_load(plugin))
         self._check_names()
         self._calls = {name: self._implementations(name) for name in _hook_names()}
+        self.fields: dict[str, tuple[str, ...]]
+        self.request_type: type[ChatCompletionRequest]
         self.fields, self.request_type = self._collect_fields()
-        self.formats = self._collect_formats()
+        self.formats: dict[str, AnswerFormat] = self._collect_formats()
         self._introduced: WeakKeyDictionary[ModelInfo, ModelInfo] = WeakKeyDictionary()
         self._known: WeakSet[ModelInfo] = WeakSet()
         self._enforcers: WeakKeyDictionary[ModelInfo, Enforcer] = WeakKeyDictionary()
@@ -104,6 +106,10 @@ class Plugins:
     def names(self) -> tuple[str, ...]:
         """The plugins in use, in the order they were loaded."""
         return tuple(name for name, plugin in self._manager.list_name_plugin() if plugin is not None)
+
+    def get(self, name: str) -> Any:
+        """The plugin of that name, as it was loaded: a module or an object; ``None`` if there is none."""
+        return self._manager.get_plugin(name)
 
     def ask(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """Call ``hook`` on every plugin that has it; what each returned, under its name, ``None`` left out."""
