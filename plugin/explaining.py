@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chatplan.manager import Plugins
     from chatplan.model import ModelInfo
 
-__all__ = ["Explanation", "FieldEffect", "explain"]
+__all__ = ["Explanation", "FieldEffect", "effect_text", "explain"]
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -57,6 +57,11 @@ class Explanation:
             "standing": [describe(item) for item in self.standing],
             "plan": self.plan.to_dict(),
         }
+
+    def _repr_html_(self) -> str:
+        from chatplan.display.view import explanation_html
+
+        return explanation_html(self)
 
 
 Planner = Callable[["ChatCompletionRequest", "ModelInfo", "Plugins"], GenerationPlan]
@@ -141,10 +146,11 @@ def _nothing(request: ChatCompletionRequest, name: str) -> tuple[str, ...]:
 
 
 def _texts(effects: Sequence[Effect]) -> tuple[str, ...]:
-    return tuple(_text(effect) for effect in effects)
+    return tuple(effect_text(effect) for effect in effects)
 
 
-def _text(effect: Effect) -> str:
+def effect_text(effect: Effect) -> str:
+    """An effect in words."""
     what = _PREFIX[effect.kind]
     if effect.kind == "render_prompt":
         return f"{what} of {len(effect.value.token_ids)} tokens"

@@ -152,6 +152,11 @@ class GenerationPlan:
     def __str__(self) -> str:
         return self.to_json(indent=2)
 
+    def _repr_html_(self) -> str:
+        from chatplan.display.view import plan_html
+
+        return plan_html(self)
+
 
 def describe(value: Any) -> Any:
     """``value`` as JSON-ready data: objects by their fields, what JSON has no word for by the name of its type."""

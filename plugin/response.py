@@ -7,9 +7,12 @@ its class lists it in ``always_present`` (then it may be null).
 from __future__ import annotations
 
 import uuid
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+
+if TYPE_CHECKING:
+    from chatplan.display import LogprobsView
 
 __all__ = [
     "ChatCompletion",
@@ -80,21 +83,21 @@ class TopLogprob(_Reply):
 class TokenLogprob(TopLogprob):
     """A generated token, and the likeliest alternatives at its position."""
 
-    always_present = ("bytes", "top_logprobs")
+    always_present: ClassVar[tuple[str, ...]] = ("bytes", "top_logprobs")
     top_logprobs: list[TopLogprob] = []
 
 
 class LogprobsContent(_Reply):
     """One entry for each generated token, the one that ended the answer included."""
 
-    always_present = ("content",)
+    always_present: ClassVar[tuple[str, ...]] = ("content",)
     content: list[TokenLogprob] = []
 
 
 class PromptLogprob(_Reply):
     """One token at a prompt position; ``rank`` is 1 for the likeliest."""
 
-    always_present = ("rank", "decoded_token")
+    always_present: ClassVar[tuple[str, ...]] = ("rank", "decoded_token")
     logprob: Logprob
     rank: int | None = None
     decoded_token: str | None = None
@@ -106,14 +109,19 @@ PromptLogprobs = list[dict[TokenIdKey, PromptLogprob] | None]
 class PromptTokensDetails(_Reply):
     """How many prompt tokens came from a cache."""
 
-    always_present = ("cached_tokens",)
+    always_present: ClassVar[tuple[str, ...]] = ("cached_tokens",)
     cached_tokens: int | None = None
 
 
 class Usage(_Reply):
     """Token counts. Completion tokens are summed over all choices, each with the token that ended it."""
 
-    always_present = ("prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details")
+    always_present: ClassVar[tuple[str, ...]] = (
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "prompt_tokens_details",
+    )
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
@@ -133,7 +141,7 @@ class FunctionCall(_Reply):
 class ToolCall(_Reply):
     """A call the model asks for."""
 
-    always_present = ("id", "type")
+    always_present: ClassVar[tuple[str, ...]] = ("id", "type")
     id: str = Field(default_factory=new_tool_call_id)
     type: Literal["function"] = "function"
     function: FunctionCall
@@ -142,7 +150,7 @@ class ToolCall(_Reply):
 class ChatMessage(_Reply):
     """The message the model answered with. ``reasoning_content`` is there only when reasoning was split off."""
 
-    always_present = ("role", "content", "tool_calls")
+    always_present: ClassVar[tuple[str, ...]] = ("role", "content", "tool_calls")
     role: str = "assistant"
     content: str | None = None
     tool_calls: list[ToolCall] = []
@@ -152,7 +160,7 @@ class ChatMessage(_Reply):
 class Choice(_Reply):
     """One of ``n`` answers. ``stop_reason`` is the stop string or stop token id that ended it, null for EOS."""
 
-    always_present = ("logprobs", "finish_reason", "stop_reason")
+    always_present: ClassVar[tuple[str, ...]] = ("logprobs", "finish_reason", "stop_reason")
     index: int
     message: ChatMessage
     logprobs: LogprobsContent | None = None
@@ -164,7 +172,7 @@ class Choice(_Reply):
 class ChatCompletion(_Reply):
     """The answer to a request that does not stream. ``created`` is in seconds since 1970."""
 
-    always_present = ("object", "usage", "prompt_logprobs")
+    always_present: ClassVar[tuple[str, ...]] = ("object", "usage", "prompt_logprobs")
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -178,6 +186,21 @@ class ChatCompletion(_Reply):
     def text(self) -> str:
         """The first choice's content, "" if it has none."""
         return self.choices[0].message.content or ""
+
+    def show_logprobs(self) -> LogprobsView:
+        """The tokens of each choice, coloured by probability in a notebook; ``print`` shows them as a table.
+
+        Raises:
+            RequestError: the answer has no log-probabilities, as the request did not ask for ``logprobs``.
+        """
+        from chatplan.display import LogprobsView
+
+        return LogprobsView.of(self)
+
+    def _repr_html_(self) -> str:
+        from chatplan.display.view import completion_html
+
+        return completion_html(self)
 
 
 # --- the streamed answer ----------------------------------------------------------------------------------------------
@@ -211,7 +234,7 @@ class Delta(_Reply):
 class ChunkChoice(_Reply):
     """What a chunk adds to one choice. ``finish_reason`` is null until the choice's last chunk."""
 
-    always_present = ("delta", "logprobs", "finish_reason")
+    always_present: ClassVar[tuple[str, ...]] = ("delta", "logprobs", "finish_reason")
     index: int
     delta: Delta = Field(default_factory=Delta)
     logprobs: LogprobsContent | None = None
@@ -223,7 +246,7 @@ class ChunkChoice(_Reply):
 class ChatCompletionChunk(_Reply):
     """One event of a stream. The usage chunk has no choices."""
 
-    always_present = ("object", "choices")
+    always_present: ClassVar[tuple[str, ...]] = ("object", "choices")
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
