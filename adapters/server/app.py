@@ -13,7 +13,8 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 import chatplan
-from chatplan.adapters.server import completions, probes, tokens
+from chatplan.adapters.playground import pages
+from chatplan.adapters.server import completions, probes, schema, tokens
 from chatplan.adapters.server.disconnects import ClientGone
 from chatplan.adapters.server.gate import Gate, admit, record_of, service_of
 from chatplan.adapters.server.openapi import ERRORS, describe
@@ -52,8 +53,10 @@ def create_app(chat: Chat | Callable[[], Chat], settings: ServerSettings | None 
     )
     app.state.service = service
     app.include_router(probes.router)
-    for part in (completions.router, tokens.router, probes.models):
+    for part in (completions.router, schema.router, tokens.router, probes.models):
         app.include_router(part, dependencies=[Depends(admit)], responses=ERRORS)
+    if settings.playground:
+        app.include_router(pages.router)
     app.add_exception_handler(ChatplanError, _refused)
     app.add_exception_handler(HTTPException, _not_served)
     app.add_exception_handler(ClientGone, _gone)

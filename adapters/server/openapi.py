@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
+from chatplan.fields import annotate_schema
 from chatplan.request import ChatCompletionRequest
 from chatplan.response import ChatCompletionChunk
 
@@ -112,6 +113,7 @@ def describe(app: FastAPI, bodies: Iterable[type[BaseModel]]) -> dict[str, Any]:
     parts["securitySchemes"] = _SCHEMES
     _secure(found, service)
     if service.request_type is not None:
+        annotate_schema(parts["schemas"][request.__name__], service.chat.plugins)
         app.openapi_schema = found
     return found
 

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
 from pydantic import Field, create_model, field_validator, model_validator
 from pydantic_settings import (
@@ -59,7 +59,7 @@ class ServerSettings(_ModelSettings):
         pydantic.ValidationError: a value is not valid, or there is no such setting.
     """
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         env_prefix="CHATPLAN_",
         env_nested_delimiter="__",
         extra="forbid",
@@ -125,6 +125,8 @@ class ServerSettings(_ModelSettings):
     )
     keep_alive_seconds: float = Field(15.0, gt=0, description="A stream sends a comment after so long without a token.")
     shutdown_seconds: float = Field(30.0, ge=0, description="How long accepted requests may go on after SIGTERM.")
+
+    playground: bool = Field(True, description="Show the page /playground to whoever asks for it.")
 
     # --- what it tells
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level to log.")

@@ -1,0 +1,3 @@
+"""The playground: a page that talks to the server it comes from."""
+
+from __future__ import annotations
