@@ -55,7 +55,7 @@ class ChatPipeline(Pipeline):
         own = {name: fields.pop(name) for name in list(fields) if name in _TRANSFORMERS_ARGUMENTS}
         super().__init__(*args, **own)
         model = ModelInfo.of(self.model, self.tokenizer, settings, served_model_name)
-        self.chat = Chat(model, plugins=plugins, disable=disable, engine=engine, defaults=fields)
+        self.chat: Chat = Chat(model, plugins=plugins, disable=disable, engine=engine, defaults=fields)
 
     @overload  # type: ignore[override]
     def __call__(self, inputs: Any, *, stream: Literal[True], **fields: Any) -> Stream: ...

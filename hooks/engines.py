@@ -11,7 +11,7 @@ from chatplan.errors import EngineError
 from chatplan.hookspecs import hookimpl
 from chatplan.model import ModelInfo
 
-log = logging.getLogger("chatplan")
+log: logging.Logger = logging.getLogger("chatplan")
 
 
 @hookimpl(trylast=True)

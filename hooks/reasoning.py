@@ -62,10 +62,12 @@ class _Watch:
     """How much one row has thought."""
 
     def __init__(self, budget: ThinkingBudget, row: Row) -> None:
-        self.budget, self.row = budget, row
-        self.thought = Thought(row.model, budget.opens, budget.closes, budget.thinking)
-        self.end = row.model.tokenizer.encode(budget.closes, add_special_tokens=False)
-        self.read = self.used = 0
+        self.budget: ThinkingBudget = budget
+        self.row: Row = row
+        self.thought: Thought = Thought(row.model, budget.opens, budget.closes, budget.thinking)
+        self.end: list[int] = row.model.tokenizer.encode(budget.closes, add_special_tokens=False)
+        self.read: int = 0
+        self.used: int = 0
 
     def forced(self) -> int | None:
         """The next token of the closing text, once the budget is used up."""

@@ -43,7 +43,8 @@ class CallStream:
         self._close = re.compile(r"\s*\}")
         self.first_index = first_index
         self.most = most
-        self.begun = self.ended = 0
+        self.begun: int = 0
+        self.ended: int = 0
         self._text, self._at = "", 0
         self._depth, self._in_string, self._escaped = 0, False, False
 

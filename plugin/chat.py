@@ -57,9 +57,9 @@ class Chat:
     ) -> None:
         if isinstance(plugins, Plugins) and disable:
             raise PluginError("disable has no effect on a ready Plugins object; give it to Plugins")
-        self.plugins = plugins if isinstance(plugins, Plugins) else Plugins(plugins, disable)
-        self.model = self.plugins.introduce(model)
-        self.engine = self._make_engine({**(options or {}), "engine": engine})
+        self.plugins: Plugins = plugins if isinstance(plugins, Plugins) else Plugins(plugins, disable)
+        self.model: ModelInfo = self.plugins.introduce(model)
+        self.engine: Runner = self._make_engine({**(options or {}), "engine": engine})
         self.defaults: dict[str, Any] = {}
         self.defaults = self._check_defaults(defaults or {})
 

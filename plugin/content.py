@@ -6,7 +6,7 @@ not listed here are kept, because chat templates and processors may read them.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
@@ -16,7 +16,7 @@ __all__ = ["AnyContent", "AssistantContent", "OpenModel", "TextContent", "UserCo
 class OpenModel(BaseModel):
     """Keeps the keys it does not know."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
 
 class TextPart(OpenModel):

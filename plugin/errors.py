@@ -54,7 +54,7 @@ class ChatplanError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
-        self.code = code or self.default_code
+        self.code: str = code or self.default_code
 
     def __str__(self) -> str:
         line = self.message if self.param is None else f"{self.param}: {self.message}"
@@ -172,7 +172,7 @@ class PluginConflictError(PluginError):
     default_code = "plugin_conflict"
 
     def __init__(self, what: str, plugins: Iterable[str], *, param: str | None = None) -> None:
-        self.plugins = tuple(plugins)
+        self.plugins: tuple[str, ...] = tuple(plugins)
         super().__init__(f"{what}: {' and '.join(self.plugins)} disagree", param=param)
 
 

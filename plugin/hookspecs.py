@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["hookimpl"]
 
-hookspec = pluggy.HookspecMarker("chatplan")
-hookimpl = pluggy.HookimplMarker("chatplan")
+hookspec: pluggy.HookspecMarker = pluggy.HookspecMarker("chatplan")
+hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker("chatplan")
 """Marks a function of a plugin as the implementation of the hook of its name."""
 
 

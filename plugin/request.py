@@ -10,7 +10,7 @@ that no class declares are kept (:meth:`~ChatCompletionRequest.get`), and refuse
 from __future__ import annotations
 
 import uuid
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -46,7 +46,7 @@ __all__ = ["ChatCompletionRequest", "parse_request"]
 class ChatCompletionRequest(BaseModel):
     """A request for a chat completion."""
 
-    model_config = ConfigDict(extra="allow", json_schema_extra=nullable_schema)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", json_schema_extra=nullable_schema)
 
     messages: list[Message] = Field(
         min_length=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -134,7 +134,9 @@ def nullable_schema(schema: dict[str, Any]) -> None:
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, json_schema_extra=nullable_schema)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", populate_by_name=True, json_schema_extra=nullable_schema
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -194,7 +196,7 @@ _FORMAT_KEYS = {"json_schema": ("json_schema",), "structural_tag": ("format", "s
 class FunctionDefinition(_Options):
     """A function the model may call; ``parameters`` is the JSON schema of its arguments. Templates see every key."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     name: NonEmptyStr
     description: str | None = None
@@ -205,7 +207,7 @@ class FunctionDefinition(_Options):
 class Tool(_Options):
     """A tool the model may call."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow")
 
     type: Literal["function"] = "function"
     function: FunctionDefinition

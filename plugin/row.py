@@ -49,12 +49,12 @@ class Row:
         self.prompt_ids: tuple[int, ...] = plan.prompt.token_ids
         self.output_ids: list[int] = []
         self.scores: TokenScores | None = None
-        self.cumulative_logprob = 0.0
+        self.cumulative_logprob: float = 0.0
         self.states: dict[Any, Any] = {}
         self.finish_reason: FinishReason | None = None
         self.stop_reason: str | int | None = None
         self.error: BaseException | None = None
-        self.cancelled = False
+        self.cancelled: bool = False
         self.on_cancel: Callable[[Row], None] | None = None
         self._emit = emit or (lambda row, step: None)
         self._eos = frozenset(plan.generation_config.get("eos_token_id") or ())

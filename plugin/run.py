@@ -36,7 +36,7 @@ class Run(ABC):
 
     def __init__(self, plan: GenerationPlan, sink: Callable[[ChatCompletionChunk], None]) -> None:
         self.plan = plan
-        self.created = int(time.time())
+        self.created: int = int(time.time())
         self.usage: Usage | None = None
         self.error: ChatplanError | None = None
         self._sink = sink
@@ -59,7 +59,9 @@ class RowRun(Run):
         # Which samples are the best is known only at the end, so their steps wait.
         self._held: dict[Row, list[Step]] | None = {} if plan.samples > plan.choices else None
         seed = plan.generation_config.get("seed")
-        self.rows = [Row(plan, model, index, self._emit, Draws(seed, index)) for index in range(plan.samples)]
+        self.rows: list[Row] = [
+            Row(plan, model, index, self._emit, Draws(seed, index)) for index in range(plan.samples)
+        ]
 
     def start(self) -> None:
         """The role chunks."""
@@ -86,7 +88,7 @@ class RowRun(Run):
 
     def settle(self, rows: Sequence[Row]) -> None:
         """Count the tokens of ``rows``, also when nobody waits for the rest."""
-        self.usage = self._count(sum(len(row.output_ids) for row in rows))
+        self.usage: Usage | None = self._count(sum(len(row.output_ids) for row in rows))
 
     def cancel(self) -> None:
         for row in self.rows:

@@ -68,7 +68,8 @@ class Stream:
         """``begin`` starts to answer a run for a sink, and calls its second argument when the run is over."""
         mailbox = self._mailbox = _Mailbox()
         # What is called from other threads must not know the stream, or one that nobody reads would never be garbage.
-        run = self.run = begin(mailbox.put, lambda ended: mailbox.put(ended.error))
+        run = begin(mailbox.put, lambda ended: mailbox.put(ended.error))
+        self.run: Run = run
         include = run.plan.request.stream_options is not None and run.plan.request.stream_options.include_usage
         self._include_usage = bool(include)
         self._ended = False

@@ -41,7 +41,7 @@ class TokenReader:
         self.special: dict[int, str] = {
             i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special
         }
-        self.byte_level = "ByteLevel" in decoder_types(tokenizer)
+        self.byte_level: bool = "ByteLevel" in decoder_types(tokenizer)
         self._texts: dict[int, str] = {}
 
     def text(self, token_id: int) -> str:

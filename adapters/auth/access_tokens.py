@@ -22,7 +22,7 @@ from chatplan.principal import Principal
 
 __all__ = ["AccessTokens"]
 
-REQUIRED = {
+REQUIRED: Mapping[str, tuple[str, ...]] = {
     "at+jwt": ("iss", "exp", "aud", "sub", "client_id", "iat", "jti"),
     "jwt": ("iss", "exp", "aud", "sub", "iat"),
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys of the server.")
+app: typer.Typer = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys of the server.")
 
 File = Annotated[
     Path, typer.Option(envvar="CHATPLAN_AUTH__KEYS_FILE", help="The file with the hashes of the keys.", dir_okay=False)

@@ -14,7 +14,7 @@ from chatplan.principal import Principal
 
 __all__ = ["Credential", "Unclaimed", "read_credential", "read_json", "refusal", "unreachable"]
 
-log = logging.getLogger("chatplan.auth")
+log: logging.Logger = logging.getLogger("chatplan.auth")
 
 HEADERS = ("authorization", "x-api-key", "token")
 """Where a credential may stand. The first header that is present decides; the others are not looked at."""

@@ -23,7 +23,7 @@ from chatplan.principal import Principal
 
 __all__ = ["Introspection"]
 
-log = logging.getLogger("chatplan.auth")
+log: logging.Logger = logging.getLogger("chatplan.auth")
 
 Claims = dict[str, Any]
 _KEPT = 4096

@@ -18,7 +18,7 @@ from chatplan.adapters.auth.settings import AuthSettings, secure_url
 
 __all__ = ["IssuerKeys"]
 
-log = logging.getLogger("chatplan.auth")
+log: logging.Logger = logging.getLogger("chatplan.auth")
 
 
 class IssuerKeys:

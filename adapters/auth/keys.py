@@ -14,14 +14,14 @@ from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 __all__ = ["PREFIX", "KeyRecord", "KeyStore", "Limits"]
 
-log = logging.getLogger("chatplan.auth")
+log: logging.Logger = logging.getLogger("chatplan.auth")
 
 PREFIX = "cp-"
 _KEY = re.compile(rf"{PREFIX}([0-9a-f]{{12}})-[A-Za-z0-9_-]{{43}}")
@@ -34,7 +34,7 @@ Count = Annotated[int, Field(ge=1)]
 class Limits(BaseModel):
     """What a key allows; ``None`` is no limit. The names are those of :class:`~chatplan.Principal`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     models: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
     max_priority: int | None = None

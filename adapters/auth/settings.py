@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
@@ -49,7 +49,7 @@ Count = Annotated[int, Field(ge=1)]
 class AuthSettings(BaseModel):
     """Who may ask. Nothing set up means that nobody is asked for a credential."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     keys_file: Path | None = Field(
         default=None, description="File with the hashes of API keys, as `chatplan keys` writes it."

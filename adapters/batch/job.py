@@ -35,9 +35,12 @@ class Job:
 
     def __init__(self, source: Path, output: Path, input: InputFile, options: Options) -> None:
         output = output.resolve()  # a link stays one
-        self.source, self.output, self.input, self.options = source, output, input, options
-        self.folder = output.with_name(f"{output.name}.work")
-        self.batches = -(-input.requests // options.settings.batch_size)
+        self.source: Path = source
+        self.output: Path = output
+        self.input: InputFile = input
+        self.options: Options = options
+        self.folder: Path = output.with_name(f"{output.name}.work")
+        self.batches: int = -(-input.requests // options.settings.batch_size)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -31,7 +31,7 @@ FIELD_NAMES = {
 class Grammar(BaseModel):
     """What the answer must match; a schema may be JSON text."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     type: Literal["json", "regex", "json_schema"]
     value: Any
@@ -47,7 +47,7 @@ class Grammar(BaseModel):
 class Parameters(BaseModel):
     """TGI's parameters, with its ranges and defaults. Those that are not honoured are refused by name."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     do_sample: StrictBool = False
     max_new_tokens: PositiveInt = 100

@@ -44,8 +44,8 @@ class EndpointHandler:
 
     def __init__(self, model_dir: str | os.PathLike[str], **settings: Any) -> None:
         read = read_settings(model_dir, settings)
-        self.chat = load(str(model_dir), read)
-        self.prompts = prompt_chat(self.chat, read.plugins, read.disable)
+        self.chat: Chat = load(str(model_dir), read)
+        self.prompts: Chat = prompt_chat(self.chat, read.plugins, read.disable)
 
     def __call__(self, data: Mapping[str, Any]) -> Any:
         """Answer a body of one of the forms that docs/endpoints.md lists, with plain dicts, lists, text and numbers.

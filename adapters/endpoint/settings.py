@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
@@ -26,7 +26,7 @@ class HandlerSettings(BaseModel):
     Names and values are those of ``chatplan serve``, so one environment configures both.
     """
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", protected_namespaces=())
 
     served_model_name: str = Field("", description="What requests may call the model, and answers say.")
     plugins: list[Any] = Field([], description="Plugins to add, by dotted name; in Python also objects.")

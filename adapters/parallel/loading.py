@@ -26,7 +26,7 @@ __all__ = ["follow_and_leave", "load_shard", "share", "tensor_parallel"]
 
 Release = Callable[[bool], None]
 
-log = logging.getLogger("chatplan")
+log: logging.Logger = logging.getLogger("chatplan")
 
 OLDEST = "5.23"
 _HEADS = ("num_attention_heads", "num_key_value_heads")

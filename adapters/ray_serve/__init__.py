@@ -5,8 +5,8 @@ from __future__ import annotations
 try:
     from chatplan.adapters.ray_serve.deploying import application, build
     from chatplan.adapters.ray_serve.settings import RaySettings
-except ModuleNotFoundError as error:
-    hint = f"{error}; `pip install chatplan[ray]` brings what this needs"
-    raise ModuleNotFoundError(hint, name=error.name) from error
+except ModuleNotFoundError as _error:
+    _hint = f"{_error}; `pip install chatplan[ray]` brings what this needs"
+    raise ModuleNotFoundError(_hint, name=_error.name) from _error
 
 __all__ = ["RaySettings", "application", "build"]

@@ -21,7 +21,7 @@ from chatplan.response import ChatCompletionChunk
 
 __all__ = ["Relay"]
 
-log = logging.getLogger("chatplan.ray")
+log: logging.Logger = logging.getLogger("chatplan.ray")
 _LOST = (RayActorError, ObjectLostError)
 _DONE = b"data: [DONE]\n\n"
 _STREAM = b"text/event-stream; charset=utf-8"

@@ -32,7 +32,7 @@ class Reader:
 
     def __init__(self, plan: GenerationPlan, created: int) -> None:
         self.usage: Usage | None = None
-        self.pieces = 0
+        self.pieces: int = 0
         self._plan, self._created = plan, created
         request = plan.request
         self._id = f"chatcmpl-{plan.request_id}" if "request_id" in request.model_fields_set else ""

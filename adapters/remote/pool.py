@@ -14,7 +14,7 @@ class Pool:
     """Servers to choose from."""
 
     def __init__(self, servers: Sequence[Server]) -> None:
-        self.servers = list(servers)
+        self.servers: list[Server] = list(servers)
         self._turn = 0
 
     def choose(self, tried: Collection[Server]) -> Server:

@@ -17,12 +17,12 @@ from chatplan.adapters.remote.server import Server
 from chatplan.errors import ChatplanError, DeadlineError, EngineError
 from chatplan.guided.wishes import wished
 from chatplan.plan import GenerationPlan
-from chatplan.response import ChatCompletionChunk
+from chatplan.response import ChatCompletionChunk, Usage
 from chatplan.run import Run, as_chatplan_error
 
 __all__ = ["RemoteRun"]
 
-log = logging.getLogger("chatplan.remote")
+log: logging.Logger = logging.getLogger("chatplan.remote")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _LONGEST_WAIT = 20.0  # what a server says beyond it is left to the caller
@@ -35,6 +35,9 @@ class RemoteRun(Run):
     Args:
         id_field: what the server calls the request's id; "" when it knows none.
     """
+
+    error: ChatplanError | None
+    usage: Usage | None
 
     def __init__(
         self,

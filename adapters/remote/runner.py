@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -47,7 +47,7 @@ class RemoteRunner(Runner):
         self, servers: Sequence[Server], table: Table, timeout: float, max_retries: int, thread: LoopThread
     ) -> None:
         self.table = table
-        self.unsupported = dict(table.unsupported)  # type: ignore[misc]
+        self.unsupported: Mapping[str, str] = dict(table.unsupported)  # type: ignore[misc]
         self._pool = Pool(servers)
         self._timeout, self._max_retries = timeout, max_retries
         self._thread = thread

@@ -28,9 +28,9 @@ class Server:
     """
 
     def __init__(self, url: str, api_key: str | None, headers: Mapping[str, str], timeout: float) -> None:
-        self.url = base_url(url)
-        self.running = 0
-        self.rests_until = 0.0
+        self.url: str = base_url(url)
+        self.running: int = 0
+        self.rests_until: float = 0.0
         self._failures = 0
         self._client = openai.AsyncOpenAI(
             base_url=self.url,

@@ -53,12 +53,12 @@ def all_by(names: Iterable[str], rule: Rule) -> dict[str, Rule]:
     return dict.fromkeys(names, rule)
 
 
-HERE = {
+HERE: Mapping[str, Rule] = {
     **all_by(("stream", "request_id", "include_reasoning"), here),
     "stream_options": local_stream_options,
     "tool_choice": usual_tool_choice,
 }
-OPENAI = {
+OPENAI: Mapping[str, Rule] = {
     **HERE,
     **all_same("messages model temperature top_p n seed frequency_penalty presence_penalty logit_bias logprobs"),
     **all_same("top_logprobs stop max_tokens max_completion_tokens tools parallel_tool_calls user"),

@@ -24,7 +24,7 @@ from chatplan.response import ChatCompletion
 
 __all__ = ["router"]
 
-router = APIRouter(tags=["chat"])
+router: APIRouter = APIRouter(tags=["chat"])
 
 
 @router.post(

@@ -67,7 +67,8 @@ class Gate:
     """The outermost ASGI middleware: no request leaves without an id, a log line, and an answer."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
-        self.app, self.service = app, service
+        self.app: ASGIApp = app
+        self.service: Service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

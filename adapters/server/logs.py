@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["adopt_libraries", "configure", "log_access"]
 
-access = logging.getLogger("chatplan.access")
-content = logging.getLogger("chatplan.content")
+access: logging.Logger = logging.getLogger("chatplan.access")
+content: logging.Logger = logging.getLogger("chatplan.content")
 _QUIET = frozenset(("/health", "/live", "/metrics"))
 
 

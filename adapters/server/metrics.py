@@ -23,18 +23,24 @@ class Metrics:
     """What is counted. ``model`` is the served name, never what a request says."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = self._counter("requests", "HTTP requests that are over.", "model", "path", "status", "code")
-        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.", "model")
-        self.completion_tokens = self._counter("completion_tokens", "Generated tokens.", "model")
-        self.disconnects = self._counter("disconnects", "Requests whose client left before the answer's end.", "model")
-        self.first_token = self._histogram(
+        self.registry: CollectorRegistry = CollectorRegistry()
+        self.requests: Counter = self._counter(
+            "requests", "HTTP requests that are over.", "model", "path", "status", "code"
+        )
+        self.prompt_tokens: Counter = self._counter("prompt_tokens", "Tokens of prompts.", "model")
+        self.completion_tokens: Counter = self._counter("completion_tokens", "Generated tokens.", "model")
+        self.disconnects: Counter = self._counter(
+            "disconnects", "Requests whose client left before the answer's end.", "model"
+        )
+        self.first_token: Histogram = self._histogram(
             "time_to_first_token_seconds", "From a request to its first token.", _WAIT_SECONDS
         )
-        self.inter_token = self._histogram(
+        self.inter_token: Histogram = self._histogram(
             "inter_token_seconds", "From one piece of an answer to the next.", _STEP_SECONDS
         )
-        self.whole = self._histogram("request_seconds", "From a request to the end of its answer.", _WHOLE_SECONDS)
+        self.whole: Histogram = self._histogram(
+            "request_seconds", "From a request to the end of its answer.", _WHOLE_SECONDS
+        )
 
     def watch(self, waiting: Callable[[], int], running: Callable[[], int], engine: Callable[[], EngineStats]) -> None:
         """Read these whenever the metrics are read."""

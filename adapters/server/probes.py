@@ -16,8 +16,8 @@ from chatplan.errors import ModelNotFoundError
 
 __all__ = ["models", "router"]
 
-router = APIRouter(tags=["server"])
-models = APIRouter(tags=["models"])
+router: APIRouter = APIRouter(tags=["server"])
+models: APIRouter = APIRouter(tags=["models"])
 
 
 class State(BaseModel):

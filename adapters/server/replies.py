@@ -33,7 +33,7 @@ class HttpError(ChatplanError):
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message, code=HTTPStatus(status).phrase.lower().replace(" ", "_"))
         self.http_status = status
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
 
     def to_dict(self) -> dict[str, Any]:
         body = super().to_dict()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve"]
 
-log = logging.getLogger("chatplan.server")
+log: logging.Logger = logging.getLogger("chatplan.server")
 _LAST_SECONDS = 5  # for aborted requests to send their error
 
 

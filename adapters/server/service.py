@@ -30,7 +30,7 @@ from chatplan.response import ChatCompletionChunk
 
 __all__ = ["Service"]
 
-log = logging.getLogger("chatplan.server")
+log: logging.Logger = logging.getLogger("chatplan.server")
 
 _T = TypeVar("_T")
 
@@ -44,11 +44,11 @@ class Service:
 
     def __init__(self, chat: Chat | Callable[[], Chat], settings: ServerSettings) -> None:
         self.settings = settings
-        self.metrics = Metrics()
-        self.quotas = Quotas()
+        self.metrics: Metrics = Metrics()
+        self.quotas: Quotas = Quotas()
         self.failure: Exception | None = None
-        self.created = int(time.time())
-        self.draining = False
+        self.created: int = int(time.time())
+        self.draining: bool = False
         self.annotate: Callable[[Record], None] = lambda record: None
         self.under_way: dict[str, tuple[Record, Patience]] = {}
         self.accepted: set[Record] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,11 +17,11 @@ from chatplan.request_rules import refusal
 
 __all__ = ["Detokenize", "Tokenize", "router"]
 
-router = APIRouter(tags=["tokens"])
+router: APIRouter = APIRouter(tags=["tokens"])
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     model: str | None = Field(None, description="The served model; absent means the one that is served.")
 

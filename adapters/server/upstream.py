@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
@@ -22,7 +22,7 @@ Kind = Literal["auto", "chatplan", "vllm", "sglang", "llama.cpp", "tgi", "openai
 class UpstreamSettings(BaseModel):
     """Servers that generate in place of a model here."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     urls: Annotated[list[str], NoDecode] = Field([], description="Their addresses; none means the model runs here.")
     kind: Kind = Field("auto", description="What they are; auto asks them.")

@@ -25,7 +25,9 @@ class Client(ABC):
     """
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float) -> None:
-        self.url, self.headers, self.timeout = url.rstrip("/"), dict(headers), timeout
+        self.url: str = url.rstrip("/")
+        self.headers: dict[str, str] = dict(headers)
+        self.timeout: float = timeout
 
     @abstractmethod
     def stream(self, inputs: str, parameters: Mapping[str, Any]) -> AsyncIterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import aclosing, suppress
@@ -42,13 +42,16 @@ class TGIEngine(Engine):
     """
 
     name: ClassVar[str] = "tgi"
-    unsupported = UNSUPPORTED["tgi"]
+    unsupported: ClassVar[Mapping[str, str]] = UNSUPPORTED["tgi"]
 
     def __init__(
         self, model: ModelInfo, client: Client, limits: Limits, timeout: float = 600.0, retries: int = 3
     ) -> None:
-        self.model, self.client, self.limits = model, client, limits
-        self.timeout, self.retries = timeout, retries
+        self.model: ModelInfo = model
+        self.client: Client = client
+        self.limits: Limits = limits
+        self.timeout: float = timeout
+        self.retries: int = retries
         self._thread = LoopThread("chatplan-tgi")
         self._running = 0
 

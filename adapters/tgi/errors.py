@@ -46,7 +46,9 @@ class Refusal(Exception):
 
     def __init__(self, message: str, kind: str = "", status: int = 0, retry_after: float | None = None) -> None:
         super().__init__(message or f"HTTP {status}")
-        self.kind, self.status, self.retry_after = kind, status, retry_after
+        self.kind: str = kind
+        self.status: int = status
+        self.retry_after: float | None = retry_after
 
 
 def passes(error: Exception) -> bool:

@@ -73,7 +73,7 @@ class BeamScores(LogitsProcessor):
 
     def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
         self.rows = rows
-        self.row = rows[0]
+        self.row: Row = rows[0]
         self.device = device
         self.states: dict[Any, Any] = {}
 

@@ -11,10 +11,10 @@ import itertools
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from chatplan.capabilities import UNSUPPORTED
 from chatplan.engine.base import Engine, EngineStats, PromptLogprobs
@@ -28,6 +28,8 @@ from chatplan.errors import EngineError
 from chatplan.plan import ENGINE_ATTRIBUTES
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from chatplan.model import ModelInfo
     from chatplan.plan import GenerationPlan
     from chatplan.row import Row
@@ -50,14 +52,14 @@ class ContinuousEngine(Engine):
     """
 
     name = "continuous"
-    unsupported = UNSUPPORTED["continuous"]
+    unsupported: ClassVar[Mapping[str, str]] = UNSUPPORTED["continuous"]
 
     def __init__(self, info: ModelInfo, serving: bool = False) -> None:
         reason = why_not(info)
         if reason is not None:
             raise EngineError(f"continuous batching cannot run {info.name}: {reason}")
         self.info = info
-        self.model = info.require_module()
+        self.model: PreTrainedModel = info.require_module()
         self._aside = GenerateEngine(info)
         self._tickets: dict[Row, Ticket] = {}
         self._numbers = itertools.count()
@@ -65,7 +67,7 @@ class ContinuousEngine(Engine):
         packs = serving if info.settings.pack_weights is None else info.settings.pack_weights
         me = weakref.WeakMethod(self._read), weakref.WeakMethod(self._over), weakref.WeakMethod(self._failed)
         read, over, failed = (_weakly(method) for method in me)
-        self.loop = Loop(info, RowProcessor(read, over), failed)
+        self.loop: Loop = Loop(info, RowProcessor(read, over), failed)
         if packs:
             pack(self.model)
         # The loop must not keep an engine alive that nobody uses, nor the interpreter.

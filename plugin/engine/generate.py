@@ -8,8 +8,8 @@ sees each new token, hands it to the rows and says which are over.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
@@ -44,7 +44,7 @@ class GenerateEngine(Engine):
     """Runs rows in padded batches through ``model.generate``; one call at a time."""
 
     name = "generate"
-    unsupported = UNSUPPORTED["generate"]
+    unsupported: ClassVar[Mapping[str, str]] = UNSUPPORTED["generate"]
 
     def __init__(self, info: ModelInfo) -> None:
         self.info = info
@@ -110,14 +110,14 @@ class Steps:
     """The rows of one ``generate`` call, and the sampler for those still running."""
 
     def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
-        self.rows = list(rows)
+        self.rows: list[Row] = list(rows)
         self.device = device
         self._renew()
 
     def _renew(self) -> None:
         """A sampler for the rows that are still running."""
-        self.running = [row for row in self.rows if not row.finished]
-        self.sampler = Sampler(self.rows, self.device)
+        self.running: list[Row] = [row for row in self.rows if not row.finished]
+        self.sampler: Sampler = Sampler(self.rows, self.device)
 
     def take(self, tokens: torch.Tensor) -> None:
         """Give each row its token, int64 ``[rows]``; the sampler shrinks when rows end."""

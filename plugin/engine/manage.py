@@ -73,7 +73,7 @@ class Loop:
         self._attention = self.model.config._attn_implementation
         self._closed = False
         self._starting = threading.Lock()
-        self.manager = self._make_manager(processor, failed)
+        self.manager: Any = self._make_manager(processor, failed)
         self.cache: Any = self._processor.cache
         self._check_room()
         if self.model.device.type == "cpu":

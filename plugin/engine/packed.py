@@ -21,10 +21,11 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.bias = linear.bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
-        self.dtype = linear.weight.dtype
+        self.in_features: int = linear.in_features
+        self.out_features: int = linear.out_features
+        self.bias: torch.nn.Parameter = linear.bias
+        self.packed: Any = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _ROWS)
+        self.dtype: torch.dtype = linear.weight.dtype
 
     def forward(self, features: torch.Tensor) -> Any:
         """``[..., in_features]`` to ``[..., out_features]``."""

@@ -25,7 +25,7 @@ from chatplan.errors import EngineError
 
 __all__ = ["GRACE", "Leader", "follow"]
 
-log = logging.getLogger("chatplan")
+log: logging.Logger = logging.getLogger("chatplan")
 
 GRACE = 10.0  # seconds in which ranks that failed alike agree that they did
 _CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ class Leader:
         self.channel = channel
         self.seconds = seconds
         self.broken: str | None = None
-        self.closed = False
+        self.closed: bool = False
         self._numbers = itertools.count()
         self._number = 0
         self._living: dict[int, int] = {}  # numbers of caches, by id()

@@ -65,7 +65,7 @@ class Sampler:
 
     def __init__(self, rows: Sequence[Row], device: torch.device, skip: frozenset[Stage] = frozenset()) -> None:
         """``rows[i]`` is row ``i`` of the scores; finished rows are left out. ``skip`` leaves out stages."""
-        self.rows = list(rows)
+        self.rows: list[Row] = list(rows)
         live = [(at, row) for at, row in enumerate(self.rows) if not row.finished]
         wishes: dict[tuple[int, int, type], list[tuple[int, Any]]] = {}
         for at, row in live:

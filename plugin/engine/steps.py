@@ -29,7 +29,8 @@ class RowProcessor(ContinuousBatchingLogitsProcessor):
     ignored_kwargs: ClassVar[tuple[str, ...]] = ()  # type: ignore[misc]
 
     def __init__(self, read: Callable[[Ticket], None], over: Callable[[Ticket], None]) -> None:
-        self.read, self.over = read, over
+        self.read: Callable[[Ticket], None] = read
+        self.over: Callable[[Ticket], None] = over
         self.tickets: list[Ticket] = []
         self.sampler: Sampler | None = None
 

@@ -35,6 +35,7 @@ class TensorParallelEngine(GenerateEngine):
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__(info)
+        self.leader: Leader
         self.leader, self._close = LEADERS[self.model]
         # A compiled step would leave out what is sent before it.
         self.model.generation_config.disable_compile = True

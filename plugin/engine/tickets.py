@@ -44,9 +44,9 @@ class Ticket:
         self.row = row
         self.group = group
         self.number = number
-        self.name = f"{number}-{row.plan.request_id}"
-        self.priority = row.plan.request.priority
-        self.salt = row.plan.request.cache_salt
+        self.name: str = f"{number}-{row.plan.request_id}"
+        self.priority: int = row.plan.request.priority
+        self.salt: str | None = row.plan.request.cache_salt
         self.followers: list[Ticket] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ticket:

@@ -26,7 +26,7 @@ class CannotEnforce(Exception):
     def __init__(self, reason: str, place: str = "", wrong: bool = False, passing: bool = False) -> None:
         super().__init__(reason)
         self.passing = passing
-        self.reason = " ".join(reason.split())
+        self.reason: str = " ".join(reason.split())
         self.place = place
         self.wrong = wrong
 

@@ -32,8 +32,8 @@ class Enforcer:
     """
 
     def __init__(self, backends: Sequence[GrammarBackend], settings: Settings) -> None:
-        self.backends = {backend.name: backend for backend in reversed(backends)}
-        self.order = tuple(dict.fromkeys(backend.name for backend in backends))
+        self.backends: dict[str, GrammarBackend] = {backend.name: backend for backend in reversed(backends)}
+        self.order: tuple[str, ...] = tuple(dict.fromkeys(backend.name for backend in backends))
         self.settings = settings
         self._lock = threading.Lock()
         self._running: dict[tuple[Constraint, str], Future[Outcome]] = {}
@@ -161,4 +161,4 @@ class Outcome:
         self.backend = backend
         self.grammar = grammar
         self.reason = reason
-        self.size = 1000 + len(reason) + (0 if grammar is None else grammar.size)
+        self.size: int = 1000 + len(reason) + (0 if grammar is None else grammar.size)

@@ -56,7 +56,8 @@ class GuardedJson:
     config: Any = None
 
     def __init__(self, parser: Any, place: Place) -> None:
-        self.parser, self.place = parser, place
+        self.parser: Any = parser
+        self.place: Place = place
 
     def add_character(self, character: str) -> GuardedJson:
         place = self.place.after(character)

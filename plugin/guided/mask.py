@@ -60,7 +60,7 @@ class Trail:
 
     def __init__(self, matcher: Matcher) -> None:
         self.matcher = matcher
-        self.length = 0
+        self.length: int = 0
 
     def at(self, output_ids: Sequence[int]) -> Matcher:
         """The matcher after ``output_ids``, which only ever grow."""
@@ -74,10 +74,10 @@ class BeamTrails:
     """The ways of all beams of a search. Beams split, end and change places at every step, so prefixes tell them."""
 
     def __init__(self, matcher: Matcher, eos_token_ids: Sequence[int]) -> None:
-        self.dead = DeadBeam(eos_token_ids)
-        self.length = 0
+        self.dead: DeadBeam = DeadBeam(eos_token_ids)
+        self.length: int = 0
         self.matchers: dict[tuple[int, ...], Matcher] = {(): matcher}
-        self.parents = self.matchers
+        self.parents: dict[tuple[int, ...], Matcher] = self.matchers
 
     def at(self, output_ids: Sequence[int]) -> Matcher:
         """The matcher after ``output_ids``; all beams are asked for at one length before the next."""

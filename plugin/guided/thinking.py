@@ -48,7 +48,7 @@ class Thought:
 
     def __init__(self, model: ModelInfo, opens: str, closes: str, thinking: bool) -> None:
         self.model = model
-        self.closes = closes.encode()
+        self.closes: bytes = closes.encode()
         self.state: Literal["before", "thinking", "answer"] = "thinking" if thinking else "before"
         opening = model.tokenizer.encode(opens, add_special_tokens=False) if opens else []
         # Plain text of several tokens could not be told from the beginning of an answer.
@@ -130,8 +130,8 @@ class ThinkingGrammar(Grammar):
 
     def __init__(self, constraint: Constraint, grammar: Grammar, model: ModelInfo) -> None:
         self.grammar = grammar
-        self.thought = Thought(model, constraint.before, constraint.after, constraint.thinking)
-        self.size = grammar.size
+        self.thought: Thought = Thought(model, constraint.before, constraint.after, constraint.thinking)
+        self.size: int = grammar.size
 
     def start(self) -> Matcher:
         return ThinkingMatcher(self.thought.copy(), self.grammar.start())
@@ -141,7 +141,8 @@ class ThinkingMatcher(Matcher):
     """First the answer, or the mark that opens the reasoning; then any text up to its end; then the answer."""
 
     def __init__(self, thought: Thought, inner: Matcher) -> None:
-        self.thought, self.inner = thought, inner
+        self.thought: Thought = thought
+        self.inner: Matcher = inner
 
     def fill(self, mask: torch.Tensor) -> None:
         if self.thought.state == "thinking":

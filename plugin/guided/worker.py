@@ -39,7 +39,7 @@ class Worker:
         self._prepare, self._data, self._memory = prepare, data, memory
         self._lock = threading.Lock()
         self._child: _Child | None = None
-        self.starting = False
+        self.starting: bool = False
 
     def run(self, job: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
         """What ``job(prepared, *arguments)`` returns. Starting the child and waiting for others do not count.

@@ -16,7 +16,7 @@ __all__ = ["Document", "Node", "read"]
 
 EFFORT = 300_000
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 Node = dict[str, Any] | bool
 
@@ -49,13 +49,13 @@ class Document:
 
     def __init__(self, schema: Any, size: int) -> None:
         self.size = size
-        self.references = References(schema)
+        self.references: References = References(schema)
         self.targets: dict[str, Node] = {}
         self._names: dict[str, str] = {"": "#"}
         self._places: dict[int, str] = {}
         self._todo: list[tuple[str, str]] = []
         self._effort = EFFORT + 20 * size
-        self.root = self._read(schema, "", textual=False)
+        self.root: Node = self._read(schema, "", textual=False)
         while self._todo:
             name, place = self._todo.pop()
             self.targets[name] = self._read(self.references.value(place), place, textual=False)

@@ -45,7 +45,7 @@ class References:
 
     def __init__(self, document: Any) -> None:
         self.document = document
-        self.dialect = dialect_of(document, 0) if isinstance(document, dict) else 0
+        self.dialect: int = dialect_of(document, 0) if isinstance(document, dict) else 0
         self._bases: dict[str, tuple[str, int]] = {"": ("", self.dialect)}
         self._resources: dict[str, str] = {"": ""}
         self._anchors: dict[tuple[str, str], str] = {}
