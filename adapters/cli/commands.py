@@ -9,8 +9,10 @@ import typer
 
 import chatplan
 from chatplan.adapters.auth.commands import app as keys
+from chatplan.adapters.cli.chat import chat
 from chatplan.adapters.cli.explain import explain
 from chatplan.adapters.cli.failures import Commands
+from chatplan.adapters.cli.field_flags import FieldCommand
 from chatplan.adapters.cli.schema import schema
 from chatplan.adapters.cli.serve import serve
 
@@ -18,6 +20,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=chatplan.__doc__)
 app.add_typer(keys, name="keys")
+app.command(cls=FieldCommand)(chat)
 app.command()(explain)
 app.command()(schema)
 app.command(
