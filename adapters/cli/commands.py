@@ -13,6 +13,7 @@ from chatplan.adapters.cli.chat import chat
 from chatplan.adapters.cli.explain import explain
 from chatplan.adapters.cli.failures import Commands
 from chatplan.adapters.cli.field_flags import FieldCommand
+from chatplan.adapters.cli.run import run
 from chatplan.adapters.cli.schema import schema
 from chatplan.adapters.cli.serve import serve
 
@@ -21,6 +22,7 @@ __all__ = ["app", "main"]
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=chatplan.__doc__)
 app.add_typer(keys, name="keys")
 app.command(cls=FieldCommand)(chat)
+app.command(cls=FieldCommand)(run)
 app.command()(explain)
 app.command()(schema)
 app.command(
