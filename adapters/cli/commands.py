@@ -10,6 +10,7 @@ import typer
 import chatplan
 from chatplan.adapters.auth.commands import app as keys
 from chatplan.adapters.cli.chat import chat
+from chatplan.adapters.cli.doctor import doctor
 from chatplan.adapters.cli.explain import explain
 from chatplan.adapters.cli.failures import Commands
 from chatplan.adapters.cli.field_flags import FieldCommand
@@ -24,6 +25,7 @@ app.add_typer(keys, name="keys")
 app.command(cls=FieldCommand)(chat)
 app.command(cls=FieldCommand)(run)
 app.command()(explain)
+app.command()(doctor)
 app.command()(schema)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatplan.errors import ChatplanError, EngineError, RequestError
@@ -14,7 +15,7 @@ from chatplan.errors import ChatplanError, EngineError, RequestError
 if TYPE_CHECKING:
     from chatplan.chat import Chat
 
-__all__ = ["DEFAULT_MODEL", "Place", "is_url", "load_chat"]
+__all__ = ["DEFAULT_MODEL", "Place", "is_url", "load_chat", "missing_folder"]
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -46,6 +47,12 @@ def is_url(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
+def missing_folder(model: str) -> None:
+    """Raises :class:`EngineError` for a path that is no folder, which would be taken for a name on the hub."""
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
+        raise EngineError("there is no such folder", param=model)
+
+
 def load_chat(place: Place) -> Chat:
     """Load the model, or ask the server, and say so on a terminal.
 
@@ -55,6 +62,7 @@ def load_chat(place: Place) -> Chat:
     """
     with _waiting(f"{'asking' if is_url(place.model) else 'loading'} {place.model} …"):
         try:
+            missing_folder(place.model)
             return _connect(place) if is_url(place.model) else _load(place)
         except ChatplanError as error:
             if error.param == "--model":
