@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import configparser
-import shutil
-import subprocess
+import re
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+import chatplan
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., str]
 FOLDERS = {"plugin": "chatplan", "hooks": "chatplan.hooks", "adapters": "chatplan.adapters"}
-SOURCES = ("plugin", "hooks", "adapters", "setup.cfg", "pyproject.toml", "LICENSE", "README.md")
 IMPORT_ALL = """
 import importlib, sys, chatplan
 for name in sys.argv[1:]:
@@ -39,6 +41,12 @@ def files() -> list[Path]:
     return sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
+def packaged() -> list[Path]:
+    """All that is to be installed: whatever stands in the folders of code, but for what Python leaves there."""
+    found = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
+    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+
+
 def modules() -> list[str]:
     return [import_name(path) for path in files()]
 
@@ -46,24 +54,6 @@ def modules() -> list[str]:
 def file_in_wheel(path: Path) -> str:
     folder, *rest = path.relative_to(ROOT).parts
     return "/".join([FOLDERS[folder].replace(".", "/"), *rest])
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and the wheel that was built from it."""
-    source = tmp_path_factory.mktemp("source")
-    for name in SOURCES:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        if (ROOT / name).exists():
-            copy(ROOT / name, source / name)
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", source / "dist", source)
-    return source / "dist"
 
 
 def test_setup_cfg_lists_every_package() -> None:
@@ -90,8 +80,7 @@ def test_wheel_holds_every_file(dist: Path) -> None:
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         licenses = [name for name in wheel.namelist() if name.endswith("/LICENSE")]
-    data = sorted((ROOT / "plugin").rglob("*.json"))
-    assert names == {*map(file_in_wheel, [*files(), *data]), "chatplan/py.typed"}
+    assert names == set(map(file_in_wheel, packaged()))
     assert licenses
 
 
@@ -99,13 +88,15 @@ def test_wheel_holds_every_file(dist: Path) -> None:
 def test_sdist_holds_every_file(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    assert names >= {str(path.relative_to(ROOT)) for path in files()} | {"plugin/py.typed", "setup.cfg", "LICENSE"}
+    assert names >= {str(path.relative_to(ROOT)) for path in packaged()} | {"setup.cfg", "LICENSE"}
 
 
 @pytest.mark.dev_only
 @pytest.mark.parametrize("pattern", ["*.whl", "*.tar.gz"])
-def test_install_imports_every_module(dist: Path, tmp_path: Path, pattern: str) -> None:
-    python = fresh_venv(tmp_path / "venv")
+def test_install_imports_every_module(
+    dist: Path, run: Run, borrowing_venv: Callable[[Path], Path], tmp_path: Path, pattern: str
+) -> None:
+    python = borrowing_venv(tmp_path / "venv")
     archive = next(dist.glob(pattern))
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-build-isolation", archive)
     where = run(python, "-c", IMPORT_ALL, *modules(), cwd=tmp_path)
@@ -113,10 +104,8 @@ def test_install_imports_every_module(dist: Path, tmp_path: Path, pattern: str) 
     assert (Path(where.strip()).parent / "py.typed").is_file()
 
 
-def fresh_venv(folder: Path) -> Path:
-    """A new environment without chatplan that borrows everything else from the current one."""
-    run(sys.executable, "-m", "venv", "--without-pip", folder)
-    site_packages = next(folder.glob("lib/python*/site-packages"))
-    # A path in a .pth file is searched last, and the .pth files in it (our editable install) are not read.
-    (site_packages / "borrowed.pth").write_text(str(Path(pytest.__file__).parents[1]), "utf-8")
-    return folder / "bin" / "python"
+def test_the_version_is_the_same_everywhere() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert re.findall(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)[0] == chatplan.__version__
+    assert f"\nversion: {chatplan.__version__}\n" in citation
