@@ -1,5 +1,7 @@
 """lm-eval's model for checkpoints, with chatplan answering what is generated."""
 
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# lm-eval's decorator hides from type checkers what `hf` has beside its base class.
 from __future__ import annotations
 
 import logging
@@ -24,7 +26,6 @@ log = logging.getLogger("chatplan")
 _OTHERWISE = ("truncation", "mixed_precision_dtype")  # what lm-eval does inside its own generate
 
 
-@register_model("chatplan")
 class ChatLM(HFLM):  # type: ignore[misc]
     """Loads, counts log-likelihoods and writes chat templates as lm-eval's ``hf`` does; generates by chatplan.
 
@@ -85,6 +86,9 @@ class ChatLM(HFLM):  # type: ignore[misc]
     def _warn(self) -> None:
         if self.chat.defaults:
             log.warning("log-likelihoods are the model's own, without %s", ", ".join(self.chat.defaults))
+
+
+register_model("chatplan")(ChatLM)
 
 
 def _refuse(arguments: Mapping[str, Any]) -> None:
