@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -24,14 +26,21 @@ class Server(uvicorn.Server):
     """A uvicorn server that goes on listening while it drains, so that probes see 503 and not a closed port.
 
     The first SIGTERM or SIGINT drains: no further request is taken, and accepted ones have ``shutdown_seconds`` to
-    end. A second signal ends at once.
+    end. A second signal ends at once. ``listening`` is called with the port, when requests are heard.
     """
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, listening: Callable[[int], object] = id) -> None:
         self.service: Service = app.state.service
+        self._listening = listening
         super().__init__(_config(app, self.service.settings))
         self._drain_until: float | None = None
         self._aborted = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.servers:
+            name = self.servers[0].sockets[0].getsockname()
+            self._listening(name[1] if isinstance(name, tuple) else 0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not uvicorn's own, which would raise the signal again in the end, so that the exit code were not 0.
@@ -55,9 +64,12 @@ class Server(uvicorn.Server):
         return not self.service.accepted or late >= _LAST_SECONDS
 
 
-def serve(app: FastAPI) -> int:
-    """Run the app of ``create_app`` until a signal ends it. Returns the exit code, 1 if the model cannot be loaded."""
-    server = Server(app)
+def serve(app: FastAPI, listening: Callable[[int], object] = id) -> int:
+    """Run the app of ``create_app`` until a signal ends it. Returns the exit code, 1 if the model cannot be loaded.
+
+    ``listening`` is called with the port, 0 for a Unix socket, when requests are heard; the model may still load.
+    """
+    server = Server(app, listening)
     server.run()
     return 0 if server.started and server.service.failure is None else 1
 

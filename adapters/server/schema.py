@@ -33,8 +33,8 @@ async def schema(http: Request) -> Response:
 def served_schema(chat: Chat) -> dict[str, Any]:
     """The request's schema as ``chat`` takes it.
 
-    Properties stand in the order of their groups, as :func:`chatplan.fields.annotate_schema` leaves them. ``default`` is
-    the served one; ``x-refused-here`` is why the engine, named by ``x-engine``, refuses the field.
+    Properties stand in the order of their groups, as :func:`chatplan.fields.annotate_schema` leaves them. ``default``
+    is the served one; ``x-refused-here`` is why the engine, named by ``x-engine``, refuses the field.
     """
     found = request_schema(chat.plugins)
     found["x-engine"] = chat.engine.name

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 collect_ignore = [] if find_spec("fastapi") and find_spec("pydantic_settings") else ["server", "auth"]
 if not find_spec("openai"):
     collect_ignore.append("remote")
+if not find_spec("playwright"):
+    collect_ignore.append("playground")
 if not find_spec("ray"):
     collect_ignore.append("ray_serve")
 
@@ -111,6 +113,12 @@ class _Sleep(LogitsProcessor):
         if self.fail:
             raise RuntimeError("a secret of the inside")
         return scores
+
+
+@pytest.fixture(scope="session")
+def slow_plugin() -> Slow:
+    """The plugin :class:`Slow`."""
+    return Slow()
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ function checked(given, kind, shape) {
 }
 
 function text(how, shape, hints, changed) {
-  const placeholder = hints.unset || hints.example || how.hint;
+  const placeholder = hints.unset || (hints.example ? `e.g. ${hints.example}` : how.hint);
   const input = el("textarea", { rows: 1, spellcheck: "false", placeholder, title: how.hint, class: how.style, ...attributes(hints, changed) });
   const read = () => (input.value === "" ? UNSET : is(how.read(input.value, shape)));
   const write = (value) => (input.value = value === undefined ? "" : how.write(value));

@@ -66,4 +66,5 @@ function bindKey() {
     status("The key is set.");
   };
   $("#key-form").addEventListener("submit", take);
+  $("#key-box").addEventListener("keydown", (event) => event.key === "Escape" && ($("#key-box").open = false));
 }

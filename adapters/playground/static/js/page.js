@@ -25,6 +25,7 @@ export class Page {
     $("#toolbar").append(this.tools.node);
     this.open = makeTabs($("#views"), (id) => id === "plan" && this.plan());
     this.bind();
+    this.inspect(null);
     this.redraw();
   }
 

@@ -95,7 +95,7 @@ export class Transcript {
 
   /** Adds one of `n` choices; returns what shows its state. */
   choice(answer, index, parent) {
-    const thought = el("div", { class: "text" });
+    const thought = el("div", { class: "thought" });
     const reasoning = el("details", { class: "reasoning", hidden: true }, el("summary", {}, "Reasoning"), thought);
     const text = el("div", { class: "text" });
     const calls = el("pre", { class: "calls", hidden: true, "aria-label": "Tool calls" });
