@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chatplan.errors import RequestError
+
 if TYPE_CHECKING:
     from chatplan.adapters.auth.keys import KeyRecord
 
@@ -89,14 +91,9 @@ def _errors_in_one_line() -> Iterator[None]:
         yield
     except ValidationError as error:
         first = error.errors()[0]
-        _fail(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        raise RequestError(first["msg"], param=".".join(map(str, first["loc"]))) from error
     except ValueError as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2) from None
+        raise RequestError(str(error)) from error
 
 
 def _public(record: KeyRecord) -> dict[str, Any]:

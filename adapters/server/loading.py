@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chatplan.adapters.auth import authenticators
 from chatplan.adapters.server.logs import adopt_libraries
 from chatplan.adapters.server.upstream import upstream_chat
 from chatplan.adapters.weights import dtype_argument, likely_device
+from chatplan.errors import EngineError
 from chatplan.manager import Plugins
 from chatplan.settings import Settings
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from chatplan.adapters.server.settings import ServerSettings
     from chatplan.chat import Chat
 
-__all__ = ["check_access", "follow", "load_chat", "load_plugins"]
+__all__ = ["check_access", "check_place", "follow", "load_chat", "load_plugins"]
 
 
 def load_plugins(settings: ServerSettings) -> Plugins:
@@ -34,11 +38,38 @@ def check_access(settings: ServerSettings, plugins: Plugins) -> None:
     )
 
 
+def check_place(settings: ServerSettings) -> None:
+    """What would come to nothing is found before the server starts, where that takes no time.
+
+    Raises:
+        EngineError: there is no model in the folder, or nobody can listen at the address.
+    """
+    model = settings.model or ""
+    if model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
+        raise EngineError("the model cannot be loaded: there is no such folder", param=model)
+    if Path(model or "-").is_dir() and not (Path(model) / "config.json").is_file():
+        raise EngineError("the model cannot be loaded: the folder has no config.json", param=model)
+    if settings.uds is None:
+        _check_address(settings.host, settings.port)
+
+
+def _check_address(host: str, port: int) -> None:
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, number) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        used = "another program uses it; --port takes another one, 0 a free one"
+        reason = used if error.errno == errno.EADDRINUSE else error.strerror
+        raise EngineError(f"port {port} of {host}: {reason}") from error
+
+
 def load_chat(settings: ServerSettings, plugins: Plugins) -> Chat:
     """Load the model, or ask the servers that have it.
 
     Raises:
-        OSError: there is no such checkpoint.
+        EngineError: there is no such checkpoint.
         ChatplanError: the servers do not answer, or not as they should.
     """
     if settings.upstream.urls:
@@ -50,8 +81,11 @@ def load_chat(settings: ServerSettings, plugins: Plugins) -> Chat:
 
     assert settings.model is not None
     adopt_libraries()
-    model = _load_model(settings, settings.model)
-    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    try:
+        model = _load_model(settings, settings.model)
+        tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    except (OSError, ValueError) as error:  # the libraries' words for a checkpoint that is none
+        raise EngineError(str(error), param=settings.model) from error
     name = next(iter(settings.served_model_name), settings.model)
     info = ModelInfo.of(model, tokenizer, Settings(**settings.chat_settings), name)
     # The model is for requests alone, which lets `auto` take the engine that changes it.
