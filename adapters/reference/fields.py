@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from chatplan.adapters.reference.facts import PEERS, Facts, facts_of, note_of
-from chatplan.adapters.reference.markdown import block, moved, table
+from chatplan.adapters.reference.markdown import block, moved, prose, table
 from chatplan.adapters.reference.support import engine_rows, server_rows
 from chatplan.adapters.reference.types import default_words, range_words, type_words
 from chatplan.fields import request_schema
@@ -32,7 +32,7 @@ def field_page(name: str, plugins: Plugins, body: str = "", schema: Mapping[str,
     """
     prop = (schema or request_schema(plugins))["properties"][name]
     about = facts_of(name, prop)
-    parts = [f"# {name}\n", prop.get("description", "") + "\n", _head(name, prop, about)]
+    parts = [f"# {name}\n", prose(prop.get("description", "")) + "\n", _head(name, prop, about)]
     parts += [_written(body), _example(about) if not body else "", _note(name)]
     return "\n".join(filter(None, [*parts, _support(name, about, prop, plugins), _peers(name, about, prop)]))
 
@@ -41,7 +41,7 @@ def field_summary(name: str, prop: Mapping[str, Any]) -> tuple[str, str, str, st
     """Type, default, range and meaning of a field."""
     about = facts_of(name, prop)
     default = about.default or default_words(prop)
-    return type_words(prop), default, about.range or range_words(prop), prop.get("description", "")
+    return type_words(prop), default, about.range or range_words(prop), prose(prop.get("description", ""))
 
 
 def _head(name: str, prop: Mapping[str, Any], about: Facts) -> str:

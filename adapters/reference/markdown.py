@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["as_markdown", "block", "cell", "code", "moved", "table", "without_links"]
+__all__ = ["as_markdown", "block", "cell", "code", "moved", "prose", "table", "without_links"]
 
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s:]+)\)")
 _ROLE = re.compile(r":\w+:`~?([^`]*)`")
@@ -30,6 +30,12 @@ def block(language: str, text: str) -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
+def prose(text: str) -> str:
+    """``text`` in which HTML is shown and not obeyed; what stands between backticks is as it was."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts)
+
+
 def code(value: Any) -> str:
     """``value`` as JSON, in the type of code."""
     return f"`{json.dumps(value, ensure_ascii=False)}`"
@@ -37,7 +43,7 @@ def code(value: Any) -> str:
 
 def as_markdown(docstring: str) -> str:
     """A docstring's text: roles and double backticks become code, parts such as ``Raises:`` become lists."""
-    text = _ROLE.sub(lambda found: f"`{found[1].lstrip('.')}`", docstring).replace("``", "`")
+    text = prose(_ROLE.sub(lambda found: f"`{found[1].lstrip('.')}`", docstring).replace("``", "`"))
     parts = re.split(r"^(Args|Attributes|Raises|Returns|Yields):\n", text, flags=re.MULTILINE)
     heads, bodies = parts[1::2], parts[2::2]
     listed = [f"**{head}**\n\n{_list(body)}" for head, body in zip(heads, bodies, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,4 +60,4 @@ def _row(name: str, prop: Mapping[str, Any], pages: Collection[str] | None) -> t
     kind, default, allowed, meaning = field_summary(name, prop)
     owners = ", ".join(f"`{owner}`" for owner in prop["x-plugins"])
     linked = f"[`{name}`](fields/{name}.md)" if pages is None or name in pages else f"`{name}`"
-    return linked, kind, default, allowed, re.sub(r"\s*<(\w+)>", r"`<\1>`", meaning), owners
+    return linked, kind, default, allowed, meaning, owners

@@ -19,6 +19,7 @@ from chatplan.adapters.reference import field_page, with_field_tables
 from chatplan.adapters.reference.errors import error_classes, errors_page, further_codes
 from chatplan.adapters.reference.facts import PEERS, facts, facts_of, notes
 from chatplan.adapters.reference.hooks import HOOKS, hook_page
+from chatplan.adapters.reference.markdown import prose
 from chatplan.adapters.reference.settings import model_settings_page, server_settings_page
 from chatplan.capabilities import UNSUPPORTED
 from chatplan.errors import ChatplanError
@@ -76,7 +77,7 @@ def test_every_field_says_how_each_peer_differs(name: str) -> None:
 @each_field
 def test_every_page_says_all_there_is_to_say(name: str) -> None:
     text, prop = page(name), SCHEMA["properties"][name]
-    assert text.startswith(f"# {name}\n\n{prop['description']}\n")
+    assert text.startswith(f"# {name}\n\n{prose(prop['description'])}\n")
     assert cells(text, "group") == ["group", prop["x-group"]]
     assert cells(text, "plugin")[1] == ", ".join(f"`{owner}`" for owner in PLUGINS.fields[name])
     for engine, cannot in UNSUPPORTED.items():
@@ -119,7 +120,7 @@ def test_the_notes_are_about_fields_that_there_are() -> None:
 def test_a_plugins_field_has_a_page_by_itself() -> None:
     plugins = Plugins([Loud])
     text = field_page("loud", plugins)
-    assert "How <b>loud</b> it is." in text
+    assert "How &lt;b>loud&lt;/b> it is." in text
     assert cells(text, "type") == ["type", "number"]
     assert cells(text, "default") == ["default", "`0.5`"]
     assert cells(text, "range") == ["range", "at least 0, at most 1"]
