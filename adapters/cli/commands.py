@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 import typer
@@ -17,8 +16,11 @@ from chatplan.adapters.cli.field_flags import FieldCommand
 from chatplan.adapters.cli.run import run
 from chatplan.adapters.cli.schema import schema
 from chatplan.adapters.cli.serve import serve
+from chatplan.adapters.new_plugin.commands import new_plugin
+from chatplan.adapters.playground.commands import CONTEXT_SETTINGS, playground
+from chatplan.adapters.reference.commands import plugins
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=chatplan.__doc__)
 app.add_typer(keys, name="keys")
@@ -27,6 +29,9 @@ app.command(cls=FieldCommand)(run)
 app.command()(explain)
 app.command()(doctor)
 app.command()(schema)
+app.command()(plugins)
+app.command("new-plugin")(new_plugin)
+app.command(context_settings=CONTEXT_SETTINGS)(playground)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
@@ -44,11 +49,3 @@ def _chatplan(
         raise typer.Exit
     if context.invoked_subcommand is None:
         context.fail("missing command")
-
-
-def main() -> None:
-    """The installed command. A second Ctrl-C, while Python ends after the first one, ends it at once."""
-    try:
-        app(prog_name="chatplan")
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -17,8 +17,8 @@ from chatplan.errors import ChatplanError, PluginError, RequestError, TooLargeEr
 
 __all__ = ["FAILED", "INTERRUPTED", "WRONG", "Commands", "exit_code", "one_line", "report"]
 
-FAILED, WRONG, INTERRUPTED, CLOSED = 1, 2, 130, 141
-"""The work failed; wrong usage or a refused request; Ctrl-C; nobody reads the output any more, as for SIGPIPE."""
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+"""The work failed, or nobody reads the output any more; wrong usage or a refused request; Ctrl-C."""
 
 # typer brings click's classes under names of its own, or click itself, as its version wants.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -114,4 +114,4 @@ def _leave_output() -> int:
     """Python would try to write the rest when it ends, and complain."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return CLOSED
+    return FAILED

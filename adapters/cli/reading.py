@@ -21,7 +21,8 @@ def read_text(path: Path) -> str:
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot be read: {error}", param=str(path)) from error
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"cannot be read: {reason}", param=str(path)) from error
 
 
 def read_json(path: Path) -> Any:
