@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import chatplan
-from chatplan.adapters.new_plugin import Names, write_package
 from chatplan.adapters.new_plugin.kinds import Kind
+from chatplan.adapters.new_plugin.naming import Names
+from chatplan.adapters.new_plugin.writing import write_package
 
 pytestmark = [pytest.mark.slow, pytest.mark.dev_only]
 KINDS = {f"new-{kind.value}": kind for kind in Kind}

@@ -9,8 +9,9 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from chatplan import RequestError
-from chatplan.adapters.new_plugin import Names, write_package
 from chatplan.adapters.new_plugin.commands import new_plugin
+from chatplan.adapters.new_plugin.naming import Names
+from chatplan.adapters.new_plugin.writing import write_package
 
 app = Typer()
 app.command()(new_plugin)
