@@ -23,6 +23,7 @@ class Target(Protocol):
 
     def ask(self, body: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
         """The events of an answer. Raises :class:`ChatplanError`, at any event."""
+        ...
 
     async def close(self) -> None:
         """Give back what it holds."""
