@@ -67,6 +67,8 @@ def load_chat(place: Place) -> Chat:
         except ChatplanError as error:
             if error.param == "--model":
                 raise EngineError(error.message, param=place.model) from error
+            if is_url(place.model):
+                error.param = error.param or place.model
             raise
         except Exception as error:  # files of weights are read by several libraries, with errors of their own
             raise EngineError(f"cannot be loaded: {type(error).__name__}: {error}", param=place.model) from error

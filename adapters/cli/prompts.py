@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,13 +36,13 @@ def new_prompt(candidates: Candidates) -> Prompt:
         return PlainPrompt(candidates)
 
 
-def history_file() -> Path | None:
+def history_file(name: str) -> Path | None:
     """Where lines are remembered, readable for nobody else; ``None`` where there is no place."""
     state = os.environ.get("XDG_STATE_HOME")
     folder = (Path(state) if state else Path.home() / ".local" / "state") / "chatplan"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "history"
+        file = folder / name
         file.touch(mode=0o600)
         return file if os.access(file, os.W_OK) else None
     except (OSError, RuntimeError):
@@ -61,7 +63,7 @@ class RichPrompt:
                 for text in candidates(line):
                     yield Completion(text, start_position=-len(line.rpartition(" ")[2]))
 
-        file = history_file()
+        file = history_file("history")
         self._session: PromptSession[str] = PromptSession(
             history=InMemoryHistory() if file is None else FileHistory(str(file)),
             completer=Slashes(),
@@ -120,6 +122,12 @@ def _set_up_readline(candidates: Candidates) -> None:
         found = list(candidates(readline.get_line_buffer()[: readline.get_endidx()]))
         return found[state] if state < len(found) else None
 
+    file = history_file("readline_history")  # of another form than prompt_toolkit's
+    if file is not None:
+        with suppress(OSError):  # an empty one
+            readline.read_history_file(file)
+        readline.set_history_length(1000)
+        atexit.register(readline.write_history_file, file)
     readline.set_completer_delims(" ")
     readline.set_completer(complete)
     readline.parse_and_bind("tab: complete")

@@ -1,0 +1,142 @@
+"""``chatplan chat`` in a terminal, as a person types into it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+pytestmark = pytest.mark.dev_only
+
+FLAGS = ("--plugin", "slow_field", "--temperature", "0", "--ignore-eos", "--system", "Be brief.")
+WITHOUT_TOOLKIT = "import sys; sys.modules['prompt_toolkit'] = None\nfrom chatplan.adapters.cli import main\nmain()"
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+class Person:
+    """Types lines, and sees what comes."""
+
+    def __init__(self, child: pexpect.spawn[str]) -> None:
+        self.child = child
+
+    def say(self, line: str) -> None:
+        self.child.expect_exact("> ")
+        self.child.send(f"{line}\r")
+
+    def sees(self, text: str) -> str:
+        """Waits for ``text``; what came before it."""
+        self.child.expect_exact(text)
+        return _ESCAPES.sub("", self.child.before or "")
+
+    def leaves(self) -> int:
+        """The exit code, once the program has ended."""
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+        assert self.child.exitstatus is not None
+        return int(self.child.exitstatus)
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture(params=["prompt_toolkit", "input"])
+def start(request: pytest.FixtureRequest, weights: Path, environment: dict[str, str]) -> Start:
+    """A chat with the tiny model, with the extra ``cli`` and without."""
+    begin = ["-m", "chatplan"] if request.param == "prompt_toolkit" else ["-c", WITHOUT_TOOLKIT]
+
+    @contextmanager
+    def chat(*flags: str) -> Iterator[Person]:
+        arguments = [*begin, "chat", str(weights), *FLAGS, *flags]
+        child = pexpect.spawn(sys.executable, arguments, env=environment, encoding="utf-8", timeout=60,
+                              dimensions=(50, 120))  # fmt: skip
+        try:
+            child.expect_exact("Ctrl-D leaves")
+            yield Person(child)
+        finally:
+            child.close(force=True)
+
+    return chat
+
+
+def test_a_conversation(start: Start, tmp_path: Path) -> None:
+    with start("--max-tokens", "8") as person:
+        person.say('/set guided_choice ["first"]')
+        person.say("Hi")
+        person.sees("first")
+        person.say("/set temperature warm")
+        person.sees("error: temperature: should be")
+        person.say("/set top_p 7")
+        person.sees("error: top_p: should be less than or equal to 1, got 7")
+        person.say('/set guided_choice ["second"]')
+        person.say("/set logprobs true")
+        person.say("And now?")
+        person.sees("second")
+        person.say("/logprobs")
+        person.sees("choice 0")
+        person.say(f"/save {tmp_path}/chat.json")
+        person.say("/dance")
+        person.sees("error: there is no /dance")
+        person.child.expect_exact("> ")
+        person.child.sendeof()
+        assert person.leaves() == 0
+    saved = json.loads((tmp_path / "chat.json").read_text("utf-8"))
+    roles = [(message["role"], message["content"]) for message in saved["messages"]]
+    assert roles == [("system", "Be brief."), ("user", "Hi"), ("assistant", "first"), ("user", "And now?"),
+                     ("assistant", "second")]  # fmt: skip
+    assert saved["temperature"] == 0
+
+
+def test_ctrl_c_stops_an_answer_and_keeps_the_chat(start: Start, tmp_path: Path) -> None:
+    with start("--max-tokens", "900", "--slow", "0.05") as person:
+        person.say("Hi")
+        time.sleep(1.5)
+        person.child.sendintr()
+        began = time.monotonic()
+        person.sees("stopped; what came stays in the chat")
+        assert time.monotonic() - began < 2
+        person.say(f"/save {tmp_path}/chat.json")
+        person.say("/set max_tokens 2")
+        person.say("/retry")
+        person.say("/quit")
+        assert person.leaves() == 0
+    question, answer = json.loads((tmp_path / "chat.json").read_text("utf-8"))["messages"][1:]
+    assert question == {"role": "user", "content": "Hi"}
+    assert 0 < len(answer["content"]) < 900
+
+
+def test_ctrl_c_at_the_prompt_leaves_the_second_time(start: Start) -> None:
+    with start() as person:
+        person.child.expect_exact("> ")
+        person.child.sendintr()
+        person.sees("Ctrl-C again leaves")
+        person.child.expect_exact("> ")
+        person.child.sendintr()
+        person.sees("stopped")
+        assert person.leaves() == 130
+
+
+def test_lines_are_remembered_for_their_owner_alone(start: Start, environment: dict[str, str]) -> None:
+    wanted = f"a line to remember {time.monotonic()}"
+    with start("--max-tokens", "1") as person:
+        person.say(wanted)
+        person.say("/quit")
+        person.leaves()
+    files = list((Path(environment["XDG_STATE_HOME"]) / "chatplan").iterdir())
+    assert [file for file in files if file.stat().st_mode & 0o077] == []
+    assert any(wanted in file.read_text("utf-8") for file in files)
+
+
+def test_what_a_model_says_does_not_steer_the_terminal(start: Start) -> None:
+    with start("--set", 'guided_choice=["a\\u001b[2Jb"]') as person:
+        person.say("Hi")
+        assert "\x1b[2J" not in person.sees("\ufffd[2Jb")
+        person.say("/quit")
+        assert person.leaves() == 0
