@@ -32,7 +32,7 @@ def playground(
     def listening(settings: ServerSettings, port: int) -> None:
         address = page_address(settings, port)
         typer.echo(f"The playground is at {address}")
-        if not no_browser:
+        if not no_browser and settings.uds is None:
             # In a thread: some browsers answer only when they are closed.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
@@ -40,13 +40,9 @@ def playground(
 
 
 def page_address(settings: ServerSettings, port: int) -> str:
-    """Where a browser on this machine finds the page.
-
-    Raises:
-        RequestError: the server listens on a Unix socket, which browsers cannot open.
-    """
+    """Where a browser on this machine finds the page; for a Unix socket, which none can open, where a proxy does."""
     if settings.uds is not None:
-        raise RequestError("a browser cannot open a Unix socket; leave it out", param="uds")
+        return f"/playground of the Unix socket {settings.uds}"
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     name = f"[{host}]" if ":" in host else host
     return f"{'https' if settings.ssl_certfile else 'http'}://{name}:{port}/playground"

@@ -62,7 +62,7 @@ class Site:
 
     def answer(self) -> str:
         """The last answer's text, when it is there."""
-        self.page.wait_for_selector("#send:visible")
+        self.page.wait_for_selector("#send:visible", timeout=60_000)
         return self.page.locator(".answer .choice .text").last.inner_text()
 
     def next_request(self) -> dict[str, Any]:

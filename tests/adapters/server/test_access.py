@@ -33,12 +33,13 @@ class Door:
 PROTECTED = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/chat/completions/explain"),
+    ("GET", "/v1/chat/completions/schema"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/tiny"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
 ]
-OPEN = ["/health", "/live", "/version", "/metrics", "/openapi.json", "/docs"]
+OPEN = ["/health", "/live", "/version", "/metrics", "/openapi.json", "/docs", "/playground"]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from chatplan.adapters.server import ServerSettings, create_app
 API = {
     "/v1/chat/completions": {"post"},
     "/v1/chat/completions/explain": {"post"},
+    "/v1/chat/completions/schema": {"get"},
     "/v1/models": {"get"},
     "/v1/models/{model}": {"get"},
     "/tokenize": {"post"},
@@ -40,6 +41,8 @@ def test_every_field_of_a_request_is_there(document: dict[str, Any]) -> None:
     assert set(schema["properties"]) == {*ChatCompletionRequest.model_fields, "force", "slow", "fail"}
     for name in ChatCompletionRequest.model_fields:
         assert schema["properties"][name].get("description"), name
+        assert schema["properties"][name]["x-plugins"], name
+    assert schema["properties"]["temperature"]["x-group"] == "sampling"
     assert schema["additionalProperties"] is False
     body = document["paths"]["/v1/chat/completions"]["post"]["requestBody"]
     assert body["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatCompletionRequest"}

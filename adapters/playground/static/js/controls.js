@@ -41,7 +41,7 @@ function numeric(kind, shape, hints, changed) {
   const top = high ?? (kind === "number" && low === 0 ? 2 : undefined);
   const slides = low !== undefined && top !== undefined && top - low <= 100;
   const slider = slides ? el("input", { type: "range", "aria-label": `${hints.name}, slider`, ...limits, max: top }) : null;
-  const follow = () => slider && (slider.value = input.value || hints.start || low);
+  const follow = () => slider && (slider.value = input.value || (hints.start ?? (low + top) / 2));
   slider?.addEventListener("input", () => {
     input.value = slider.value;
     input.dispatchEvent(new Event("input", { bubbles: true }));

@@ -22,7 +22,7 @@ export class Field {
     const unset = given == null || (Array.isArray(given) && !given.length) ? "" : toJson(given).replace(/^"|"$/g, "");
     const example = this.property.examples?.length ? toJson(this.property.examples[0]) : "";
     const id = at ? `${this.id}-${kind}` : this.id;
-    const hints = { id, name: this.name, unset, start: Number(given) || undefined, example: fits(kind, this.property.examples) ? example : "" };
+    const hints = { id, name: this.name, unset, start: typeof given === "number" ? given : undefined, example: fits(kind, this.property.examples) ? example : "" };
     hints.describedBy = `${this.id}-about ${this.id}-problem`;
     hints.label = at ? `${this.name} as ${nameOf(kind)}` : undefined;
     return { kind, ...control(kind, shape, hints, () => this.touched()) };
