@@ -8,6 +8,7 @@ import typer
 
 import chatplan
 from chatplan.adapters.auth.commands import app as keys
+from chatplan.adapters.bench.commands import bench
 from chatplan.adapters.cli.chat import chat
 from chatplan.adapters.cli.doctor import doctor
 from chatplan.adapters.cli.explain import explain
@@ -30,6 +31,7 @@ app.command()(explain)
 app.command()(doctor)
 app.command()(schema)
 app.command()(plugins)
+app.command()(bench)
 app.command("new-plugin")(new_plugin)
 app.command(context_settings=CONTEXT_SETTINGS)(playground)
 app.command(

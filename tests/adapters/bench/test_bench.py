@@ -24,7 +24,7 @@ from chatplan.standin import stand_in
 pytestmark = pytest.mark.dev_only  # the server and the openai client come with extras
 app = Typer()
 app.command()(bench)
-PROGRAM = "import typer; from chatplan.adapters.bench.commands import bench; typer.run(bench)"
+COMMAND = "from chatplan.adapters.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -151,18 +151,20 @@ def test_ctrl_c_shows_what_was_measured(server: Any, fields: Callable[..., str],
     slow = fields(slow=0.05, max_tokens=4, ignore_eos=True)
     options = ["--concurrency", "1", "--requests", "1000", "--json", str(tmp_path / "out.json"), "--request", slow]
     server.wait_idle()
-    command = [sys.executable, "-c", PROGRAM, server.url, *options]
+    command = [sys.executable, "-c", COMMAND, "bench", server.url, *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not server.service.under_way and process.poll() is None:
             time.sleep(0.01)
         time.sleep(2)
         process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=30)
+        printed, told = process.communicate(timeout=30)
     (level,) = json.loads((tmp_path / "out.json").read_text("utf-8"))["levels"]
     assert 1 <= level["requests"] < 1000
     assert level["output_tokens"] == 4 * level["requests"]
     assert "tokens/s" in printed
-    assert process.returncode != 0
+    assert told.splitlines()[-1] == "stopped"
+    assert "Traceback" not in told
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(
@@ -193,9 +195,10 @@ def test_a_file_of_fields_has_to_be_an_object(tmp_path: Path, text: str) -> None
 
 @pytest.mark.parametrize(("package", "extra", "url"), [("matplotlib", "plot", "m"), ("openai", "remote", "http://h")])
 def test_a_missing_package_is_named_with_its_extra(package: str, extra: str, url: str) -> None:
-    program = f"import sys; sys.modules[{package!r}] = None; {PROGRAM}"
+    program = f"import sys; sys.modules[{package!r}] = None; {COMMAND}"
     done = subprocess.run(
-        [sys.executable, "-c", program, url, "--plot", "out.png"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, "bench", url, "--plot", "out.png"], capture_output=True, text=True, check=False
     )
-    assert done.returncode != 0
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
     assert f"chatplan[{extra}]" in done.stderr
