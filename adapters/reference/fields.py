@@ -48,7 +48,8 @@ def _head(name: str, prop: Mapping[str, Any], about: Facts) -> str:
     kind, default, allowed, _ = field_summary(name, prop)
     plain = about.default or f"`{default}`"
     rows = [("type", kind), ("default", plain), ("range", allowed or "any"), ("group", prop["x-group"])]
-    return table(("", ""), [*rows, ("plugin", ", ".join(f"`{owner}`" for owner in prop["x-plugins"]) or "none")])
+    owners = ", ".join(f"[`{owner}`](../reference/plugins/{owner}.md)" for owner in prop["x-plugins"])
+    return table(("field", f"`{name}`"), [*rows, ("plugin", owners or "none")])
 
 
 def _written(body: str) -> str:

@@ -81,4 +81,5 @@ def plugin_page(facts: PluginFacts) -> str:
     fields = ", ".join(f"[`{field}`](../../fields/{field}.md)" for field in facts.fields)
     package = " ".join(filter(None, (facts.package, facts.version)))
     rows = [("from", f"{facts.source}: `{facts.module}`"), ("package", package), ("hooks", hooks), ("fields", fields)]
-    return f"# {facts.name}\n\n{as_markdown(facts.about)}\n{table(('', ''), [row for row in rows if row[1]])}"
+    known = table(("plugin", f"`{facts.name}`"), [row for row in rows if row[1]])
+    return f"# {facts.name}\n\n{as_markdown(facts.about)}\n{known}"

@@ -79,7 +79,9 @@ def test_every_page_says_all_there_is_to_say(name: str) -> None:
     text, prop = page(name), SCHEMA["properties"][name]
     assert text.startswith(f"# {name}\n\n{prose(prop['description'])}\n")
     assert cells(text, "group") == ["group", prop["x-group"]]
-    assert cells(text, "plugin")[1] == ", ".join(f"`{owner}`" for owner in PLUGINS.fields[name])
+    assert cells(text, "plugin")[1] == ", ".join(
+        f"[`{owner}`](../reference/plugins/{owner}.md)" for owner in PLUGINS.fields[name]
+    )
     for engine, cannot in UNSUPPORTED.items():
         assert cells(text, f"`{engine}`")[1] == (f"no: {cannot[name]}" if name in cannot else "yes")
     for peer, difference in facts()[name].peers.items():
