@@ -28,7 +28,7 @@ EXPECTED = {
         "answer: The capital of France is Paris.",
         r"stream: .*The \|  capital \|",
         "constrained: (Paris|London)",
-        "refused: .*tempurature",
+        "refused: .*did you mean temperature",
     ],
     "llm_in_process.py": [
         "answer: The capital of France is Paris.",
