@@ -57,9 +57,7 @@ def chat(
     """
     fields = given_fields(context, assignments or ())
     if prompt is None and not sys.stdin.isatty():
-        prompt = sys.stdin.read().removesuffix("\n")
-        if not prompt.strip():
-            raise RequestError("standard input is empty, and it is no terminal to chat in")
+        prompt = _piped()
     settings = {"max_model_len": max_model_len, "tool_call_parser": tool_call_parser}
     given = {name: value for name, value in settings.items() if value is not None}
     place = Place(model, served_model_name, plugin or (), disable or (), engine, dtype, device_map, given, api_key)
@@ -154,3 +152,10 @@ class Terminal:
     def _ask(self, text: str) -> None:
         if not answer(self._chat, self._conversation, text):
             print("stopped; what came stays in the chat, /undo forgets it", file=sys.stderr)
+
+
+def _piped() -> str:
+    text = sys.stdin.read().removesuffix("\n")
+    if not text.strip():
+        raise RequestError("standard input is empty, and it is no terminal to chat in")
+    return text

@@ -23,7 +23,9 @@ from chatplan.adapters.reference.commands import plugins
 
 __all__ = ["app"]
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=chatplan.__doc__)
+app: typer.Typer = typer.Typer(
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, help=chatplan.__doc__
+)
 app.add_typer(keys, name="keys")
 app.command(cls=FieldCommand)(chat)
 app.command(cls=FieldCommand)(run)

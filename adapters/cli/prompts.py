@@ -24,6 +24,7 @@ class Prompt(Protocol):
     @property
     def typed(self) -> str:
         """What stood on the line that Ctrl-C ended, where that is known."""
+        ...
 
 
 def new_prompt(candidates: Candidates) -> Prompt:

@@ -25,7 +25,9 @@ class Slash:
     """The commands of a chat, by name. Each gets the rest of its line; its docstring is its help."""
 
     def __init__(self, chat: Chat, conversation: Conversation, ask: Callable[[str], None]) -> None:
-        self.chat, self.conversation, self.ask = chat, conversation, ask
+        self.chat: Chat = chat
+        self.conversation: Conversation = conversation
+        self.ask: Callable[[str], None] = ask
         self.table: Mapping[str, Field] = field_table(chat.plugins)
         self.commands: Mapping[str, Callable[[str], None]] = {
             name.removeprefix("do_"): getattr(self, name) for name in vars(type(self)) if name.startswith("do_")
