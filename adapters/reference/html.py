@@ -31,7 +31,7 @@ def plugins_html(plugins: Plugins) -> str:
     """
     schema = request_schema(plugins)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files(__package__) / "plugins.html.j2").read_text("utf-8"))
+    template = environment.from_string((files("chatplan.adapters.reference") / "plugins.html.j2").read_text("utf-8"))
     facts = plugin_facts(plugins)
     pages = {name: _rendered(field_page(name, plugins, schema=schema)) for name in _documented(facts, schema)}
     abouts = {each.name: _rendered(as_markdown(each.about)) for each in facts}
