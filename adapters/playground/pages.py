@@ -21,7 +21,7 @@ HEADERS = {
     "Cache-Control": "no-cache",  # asked for again each time, and answered 304 unless chatplan was updated
 }
 
-router = APIRouter(include_in_schema=False)
+router: APIRouter = APIRouter(include_in_schema=False)
 # Links are followed: an editable installation is made of links, one for each file.
 _files = StaticFiles(directory=STATIC, follow_symlink=True)
 

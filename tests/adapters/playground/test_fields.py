@@ -105,8 +105,8 @@ def change(site: Any, name: str, prop: dict[str, Any]) -> Any:
 def test_a_plugins_field_appears_by_itself(visit: Callable[..., Any], serve: Any, new_chat: Any) -> None:
     with serve(new_chat(plugins=[Shout()])) as server:
         site = visit(server.url).open()
-        assert site.page.locator("[data-group=shout] h3").inner_text() == "shout"
-        assert "How loud. Plugin: shout." in " ".join(site.field("shout").inner_text().split())
+        assert site.page.locator("[data-group=shout] h3").text_content() == "shout"
+        assert "How loud. Plugin: shout." in site.field("shout").text_content()
         control = site.field("shout").locator("input[type=number]")
         assert (control.get_attribute("min"), control.get_attribute("max")) == ("0", "1")
         site.set("shout", "0.25")

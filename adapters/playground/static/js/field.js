@@ -37,7 +37,7 @@ export class Field {
   layout() {
     const label = el("label", { for: this.id }, this.name);
     const old = this.property.deprecated ? el("span", { class: "tag" }, "older name") : null;
-    const about = el("p", { class: "about", id: `${this.id}-about` }, this.property.description ?? "", el("span", { class: "owner" }, this.owner()));
+    const about = el("p", { class: "about", id: `${this.id}-about` }, meaning(this.property), el("span", { class: "owner" }, this.owner()));
     const head = el("div", { class: "head" }, label, old, this.chooser, this.reset);
     const nodes = this.forms.map((form) => form.node);
     return el("div", { class: "field", "data-field": this.name }, head, ...nodes, about, this.problem);
@@ -109,6 +109,11 @@ export class Field {
     if (message) this.form_.input.setAttribute("aria-invalid", "true");
     this.node.classList.toggle("wrong", Boolean(message));
   }
+}
+
+/** What a field means; plugins' types may say it inside the choice between a value and null. */
+function meaning(property) {
+  return property.description ?? property.anyOf?.find((part) => part.description)?.description ?? "";
 }
 
 function fits(kind, examples) {

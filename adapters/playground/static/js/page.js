@@ -1,7 +1,7 @@
 /** The page at work: a prompt goes to each side, answers come back, the inspector shows them. */
 
 import { Conversation } from "./conversation.js";
-import { $, button, setText } from "./dom.js";
+import { $, button, el, setText } from "./dom.js";
 import { toJson } from "./json.js";
 import { showPlan } from "./plan.js";
 import { Presets } from "./presets.js";
@@ -104,8 +104,7 @@ export class Page {
 
   inspect(answer, open = false) {
     this.inspected = answer;
-    const again = button("Turn on log-probabilities", () => this.logprobs(), { id: "turn-on", class: "quiet" });
-    showTokens($("#tokens"), answer?.choices[answer.chosen], again);
+    showTokens($("#tokens"), answer?.choices[answer.chosen], this.logprobs());
     this.wire.show(answer ? this.beside(answer) : []);
     if (open) this.pane("inspector");
   }
@@ -116,11 +115,17 @@ export class Page {
     return Object.values(turn?.answers ?? { [answer.side]: answer });
   }
 
+  /** What turns on log-probabilities for the side that is edited. */
   logprobs() {
-    const settings = this.sides.current;
-    settings.fields.get("logprobs")?.write(true);
-    settings.fields.get("top_logprobs")?.write(5);
-    this.status("Log-probabilities are on for the next answer.");
+    const counts = [5, 10, 20].map((count) => el("option", { value: count }, `${count} alternatives`));
+    const count = el("select", { id: "alternatives", "aria-label": "How many alternatives" }, ...counts);
+    const turnOn = () => {
+      const { fields } = this.sides.current;
+      fields.get("logprobs")?.write(true);
+      fields.get("top_logprobs")?.write(Number(count.value));
+      this.status("Log-probabilities are on for the next answer.");
+    };
+    return el("div", { class: "line" }, button("Turn on log-probabilities", turnOn, { id: "turn-on" }), count);
   }
 
   plan() {

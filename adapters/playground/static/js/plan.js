@@ -8,7 +8,9 @@ import { toJson } from "./json.js";
 export async function showPlan(node, body, refused) {
   try {
     const found = await ask("v1/chat/completions/explain", { ...body, stream: undefined });
-    show(node, ...sections(found));
+    // The server gives an id to what has none.
+    const fields = found.fields.filter((row) => row.field !== "request_id" || "request_id" in body);
+    show(node, ...sections({ ...found, fields }));
   } catch (error) {
     show(node, el("p", { class: "problem", role: "alert" }, [error.param, error.message].filter(Boolean).join(": ")));
     refused(error);

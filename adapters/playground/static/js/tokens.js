@@ -28,7 +28,7 @@ export const visible = (token) => token.replaceAll(" ", "·").replaceAll("\n", "
 
 const percent = (chance) => `${(chance * 100).toFixed(chance < 0.1 ? 2 : 1)} %`;
 
-/** Shows the tokens of `choice` in `node`; `turnOn` asks for log-probabilities. */
+/** Shows the tokens of `choice` in `node`; without any, `turnOn`, which asks for log-probabilities. */
 export function showTokens(node, choice, turnOn) {
   if (!choice?.tokens.length) {
     const why = choice ? "This answer came without log-probabilities." : "No answer yet.";
@@ -41,7 +41,7 @@ export function showTokens(node, choice, turnOn) {
   line.addEventListener("keydown", (event) => move(event, tokens));
   const hard = entries.filter(forced).length;
   const facts = `${entries.length} tokens, ${hard} forced by a constraint. ${choice.finish ? `Ended: ${choice.finish}.` : ""}`;
-  return show(node, turnOn, el("p", { class: "facts" }, facts), legend(), line, chart(entries.map(entropy), entries, (at) => tokens[at].focus()));
+  return show(node, el("p", { class: "facts" }, facts), legend(), line, chart(entries.map(entropy), entries, (at) => tokens[at].focus()));
 }
 
 function token(entry, at) {
