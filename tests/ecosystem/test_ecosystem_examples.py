@@ -55,7 +55,7 @@ def url(model_path: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_example_runs(model_path: str, url: str, name: str) -> None:
-    environment = os.environ | {"CHATPLAN_MODEL": model_path, "OPENAI_API_KEY": "", "PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {"CHATPLAN_MODEL": model_path, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, str(FOLDER / name), *([] if "in_process" in name else [url])]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
