@@ -16,19 +16,24 @@ import pytest
 
 pytestmark = pytest.mark.dev_only
 
-FLAGS = ("--plugin", "slow_field", "--temperature", "0", "--ignore-eos", "--system", "Be brief.")
+FLAGS = ("--plugin", "slow_field", "--temperature", "0", "--system", "Be brief.")
 WITHOUT_TOOLKIT = "import sys; sys.modules['prompt_toolkit'] = None\nfrom chatplan.adapters.cli import main\nmain()"
+_PASTES = "\x1b[?2004h"  # what prompt_toolkit begins a prompt with
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Person:
     """Types lines, and sees what comes."""
 
-    def __init__(self, child: pexpect.spawn[str]) -> None:
-        self.child = child
+    def __init__(self, child: pexpect.spawn[str], prompt: str) -> None:
+        self.child, self._prompt = child, prompt
+
+    def is_asked(self) -> None:
+        """Waits until the chat does."""
+        self.child.expect_exact(self._prompt)
 
     def say(self, line: str) -> None:
-        self.child.expect_exact("> ")
+        self.is_asked()
         self.child.send(f"{line}\r")
 
     def sees(self, text: str) -> str:
@@ -55,11 +60,11 @@ def start(request: pytest.FixtureRequest, weights: Path, environment: dict[str, 
     @contextmanager
     def chat(*flags: str) -> Iterator[Person]:
         arguments = [*begin, "chat", str(weights), *FLAGS, *flags]
-        child = pexpect.spawn(sys.executable, arguments, env=environment, encoding="utf-8", timeout=60,
+        child = pexpect.spawn(sys.executable, arguments, env=environment | {"PROMPT_TOOLKIT_NO_CPR": "1"}, encoding="utf-8", timeout=20,
                               dimensions=(50, 120))  # fmt: skip
         try:
             child.expect_exact("Ctrl-D leaves")
-            yield Person(child)
+            yield Person(child, _PASTES if request.param == "prompt_toolkit" else "> ")
         finally:
             child.close(force=True)
 
@@ -84,7 +89,7 @@ def test_a_conversation(start: Start, tmp_path: Path) -> None:
         person.say(f"/save {tmp_path}/chat.json")
         person.say("/dance")
         person.sees("error: there is no /dance")
-        person.child.expect_exact("> ")
+        person.is_asked()
         person.child.sendeof()
         assert person.leaves() == 0
     saved = json.loads((tmp_path / "chat.json").read_text("utf-8"))
@@ -95,7 +100,7 @@ def test_a_conversation(start: Start, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_the_chat(start: Start, tmp_path: Path) -> None:
-    with start("--max-tokens", "900", "--slow", "0.05") as person:
+    with start("--max-tokens", "900", "--slow", "0.05", "--ignore-eos") as person:
         person.say("Hi")
         time.sleep(1.5)
         person.child.sendintr()
@@ -114,10 +119,10 @@ def test_ctrl_c_stops_an_answer_and_keeps_the_chat(start: Start, tmp_path: Path)
 
 def test_ctrl_c_at_the_prompt_leaves_the_second_time(start: Start) -> None:
     with start() as person:
-        person.child.expect_exact("> ")
+        person.is_asked()
         person.child.sendintr()
         person.sees("Ctrl-C again leaves")
-        person.child.expect_exact("> ")
+        person.is_asked()
         person.child.sendintr()
         person.sees("stopped")
         assert person.leaves() == 130
