@@ -38,7 +38,7 @@ class ServerTarget:
     """A server that runs. Made inside the event loop that asks it."""
 
     def __init__(self, url: str, server: Server, model: str) -> None:
-        self.about = {"target": url, "model": model}
+        self.about: dict[str, str] = {"target": url, "model": model}
         self._server = server
 
     @classmethod
@@ -87,7 +87,7 @@ class ModelTarget:
     """A model in this process, on the engine that a server would choose."""
 
     def __init__(self, chat: Chat) -> None:
-        self.about = {"target": chat.model.name, "model": chat.model.name, "engine": chat.engine.name}
+        self.about: dict[str, str] = {"target": chat.model.name, "model": chat.model.name, "engine": chat.engine.name}
         self._chat = chat
 
     @classmethod

@@ -28,7 +28,8 @@ class _Shared:
     supports_tools = True
 
     def __init__(self, name: str) -> None:
-        self.name, self.model_id = name, f"chatplan/{name}"
+        self.name: str = name
+        self.model_id: str = f"chatplan/{name}"
 
     @property
     def aliases(self) -> list[str]:

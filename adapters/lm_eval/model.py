@@ -1,15 +1,12 @@
 """lm-eval's model for checkpoints, with chatplan answering what is generated."""
 
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
-# lm-eval's decorator hides from type checkers what `hf` has beside its base class.
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
-from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
 from lm_eval.models.utils import postprocess_generated_text  # type: ignore[import-untyped]
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -21,12 +18,36 @@ from chatplan.settings import Settings
 
 __all__ = ["ChatLM"]
 
-log = logging.getLogger("chatplan")
+log: logging.Logger = logging.getLogger("chatplan")
 
 _OTHERWISE = ("truncation", "mixed_precision_dtype")  # what lm-eval does inside its own generate
 
 
-class ChatLM(HFLM):  # type: ignore[misc]
+if TYPE_CHECKING:
+
+    class HFLM:
+        """What is used of lm-eval's ``hf``, which has no types."""
+
+        batch_size: str | int
+        max_length: int
+        max_gen_toks: int
+        rank: int
+        model: Any
+        tokenizer: Any
+        add_bos_token: bool | None
+        think_end_token: str | None
+        cache_hook: Any
+
+        def __init__(self, pretrained: Any, backend: str, **arguments: Any) -> None: ...
+        def _detect_batch_size(self) -> int: ...
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]: ...
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]: ...
+
+else:
+    from lm_eval.models.huggingface import HFLM
+
+
+class ChatLM(HFLM):
     """Loads, counts log-likelihoods and writes chat templates as lm-eval's ``hf`` does; generates by chatplan.
 
     Args:
@@ -57,7 +78,7 @@ class ChatLM(HFLM):  # type: ignore[misc]
         super().__init__(pretrained, backend="causal", **arguments)
         rows = self._detect_batch_size() if self.batch_size == "auto" else int(self.batch_size)
         about = ModelInfo.of(self.model, self.tokenizer, Settings(batch_size=rows, **settings))
-        self.chat = Chat(about, plugins=known, engine=engine, defaults=fields)
+        self.chat: Chat = Chat(about, plugins=known, engine=engine, defaults=fields)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """The text of each request, in order: up to the first of its stop strings, without reasoning."""
@@ -74,14 +95,12 @@ class ChatLM(HFLM):  # type: ignore[misc]
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-probability in nats of each continuation, and whether it is what greedy decoding writes."""
         self._warn()
-        result: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        return result
+        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """Log-probability in nats of each whole text."""
         self._warn()
-        result: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
-        return result
+        return super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
 
     def _warn(self) -> None:
         if self.chat.defaults:

@@ -1,7 +1,5 @@
 """From what a task asks to a request of chatplan."""
 
-# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
-# lm-eval's decorator hides from type checkers what `hf` has beside its base class.
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from chatplan.fields import GROUPS, request_schema
 
 __all__ = ["router", "served_schema"]
 
-router = APIRouter(tags=["chat"])
+router: APIRouter = APIRouter(tags=["chat"])
 
 
 @router.get(

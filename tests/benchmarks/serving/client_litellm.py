@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import checks
-import litellm  # type: ignore[import-not-found]
+import litellm
 from checks import MESSAGES, SCHEMA, TOOL
 
 url, model, key = sys.argv[1:]
@@ -46,7 +46,7 @@ def json_schema() -> str:
 def error() -> str:
     try:
         ask(temperature=-1)
-    except litellm.BadRequestError as refused:
+    except litellm.exceptions.BadRequestError as refused:
         return str(refused)
     raise AssertionError("a temperature of -1 was not refused")
 
