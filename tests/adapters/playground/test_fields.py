@@ -49,6 +49,7 @@ def test_every_field_has_one_control_in_its_group(site: Any, schema: dict[str, A
         assert all(why in text for why in prop.get("x-refused", {}).values())
 
 
+@pytest.mark.slow
 def test_every_control_is_seen_in_the_request_in_each_form(site: Any, schema: dict[str, Any]) -> None:
     for name, prop in schema["properties"].items():
         if name in ("messages", "stream"):
@@ -60,6 +61,7 @@ def test_every_control_is_seen_in_the_request_in_each_form(site: Any, schema: di
             assert name not in site.next_request(), (name, form)
 
 
+@pytest.mark.slow
 def test_what_is_set_goes_over_the_wire(visit: Callable[..., Any], tiny_site: Any, schema: dict[str, Any]) -> None:
     """Many values make no sense here, and are refused: so this page may have errors."""
     site = visit(tiny_site.url).open()

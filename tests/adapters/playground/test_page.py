@@ -199,6 +199,7 @@ def brightness(colour: list[int]) -> float:
 def test_a_real_model_answers(visit: Callable[..., Any], server_url: str) -> None:
     site = visit(server_url).open()
     site.page.select_option("#preset", "Given:Log-probabilities")
+    site.set("max_tokens", "12")
     assert "Paris" in site.ask("What is the capital of France?")
     site.page.click("#tab-tokens")
     site.page.locator(".tokens .token", has_text="Paris").first.hover()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -37,6 +38,16 @@ def test_request_goes_through(urls: Any) -> None:
     stream = front.chat.completions.create(**asked, stream=True)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert text == one.choices[0].message.content
+
+
+def test_requests_are_explained_and_described(urls: Any) -> None:
+    asked = {"messages": USER, "top_k": 5}
+    explained = httpx.post(f"{urls[0]}/v1/chat/completions/explain", json=asked, timeout=30).json()
+    effect = next(item for item in explained["fields"] if item["field"] == "top_k")
+    assert effect["became"] == ["sent as top_k=5"]
+    found = httpx.get(f"{urls[0]}/v1/chat/completions/schema", timeout=30).json()
+    assert found["x-engine"] == "remote"
+    assert "temperature" in found["properties"]
 
 
 def test_limits_hold_without_a_prompt(urls: Any) -> None:

@@ -17,7 +17,7 @@ export class Page {
     Object.assign(this, { sides, model, status, pane, inspected: null });
     this.conversation = new Conversation();
     this.sender = new Sender((answer) => this.seen(answer));
-    const acts = { retry: (at) => this.answer(at), inspect: (answer) => this.inspect(answer, true), changed: () => this.redraw() };
+    const acts = { retry: (at) => this.answer(at), inspect: (answer) => this.inspect(answer, true), pick: (answer) => this.inspect(answer), changed: () => this.redraw() };
     this.transcript = new Transcript($("#transcript"), this.conversation, acts);
     this.presets = new Presets($("#presets"), { values: () => sides.current.values(), apply: (values) => sides.current.write(values), status });
     this.wire = new Wire($("#json"), { body: () => this.body(sides.edited), model: () => model, load: (request) => this.load(request), status });
@@ -42,7 +42,10 @@ export class Page {
     addEventListener("keydown", (event) => event.key === "Escape" && this.sender.busy && this.sender.stop());
     $("#stop").addEventListener("click", () => this.sender.stop());
     $("#clear").addEventListener("click", () => this.load({ messages: [] }, false));
-    $("#explain").addEventListener("click", () => this.plan());
+    $("#explain").addEventListener("click", () => {
+      this.pane("inspector");
+      this.plan();
+    });
     for (const id of ["#system", "#prompt", "#stream"]) $(id).addEventListener("input", () => this.changed());
   }
 

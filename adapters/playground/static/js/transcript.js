@@ -4,7 +4,7 @@ import { button, el, setText, show } from "./dom.js";
 import { textOf } from "./conversation.js";
 
 export class Transcript {
-  /** `acts` has `retry(at)`, `inspect(answer)` and `changed()`. */
+  /** `acts` has `retry(at)`, `inspect(answer)`, `pick(answer)` and `changed()`. */
   constructor(node, conversation, acts) {
     Object.assign(this, { node, conversation, acts, views: new Map() });
   }
@@ -12,7 +12,7 @@ export class Transcript {
   render() {
     this.views.clear();
     const turns = this.conversation.turns.map((turn, at) => (turn.message ? this.message(turn, at) : this.answers(turn, at)));
-    show(this.node, turns.length ? turns : el("p", { class: "empty" }, "Say something. Every field on the left is sent only if you set it."));
+    show(this.node, turns.length ? turns : el("p", { class: "empty" }, "Say something. A field of the settings is sent only if you set it."));
     this.end();
   }
 
@@ -101,7 +101,7 @@ export class Transcript {
     const calls = el("pre", { class: "calls", hidden: true, "aria-label": "Tool calls" });
     const pick = () => {
       answer.chosen = index;
-      this.acts.inspect(answer);
+      this.acts.pick(answer);
       this.acts.changed();
     };
     const radio = el("input", { type: "radio", name: `choice-${++ids}`, checked: answer.chosen === index, on: { change: pick } });
