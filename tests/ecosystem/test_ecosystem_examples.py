@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "ecosystem"
@@ -45,12 +46,15 @@ pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.dev_only]
 
 @pytest.fixture(scope="module")
 def url(model_path: str) -> Iterator[str]:
-    """The server that the examples start, once for all of them."""
+    """The server that the examples start, once for all of them; one thread, as theirs, so that none waits spinning."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHATPLAN_MODEL", model_path)
         patch.setattr(sys, "argv", ["serving.py"])
         with runpy.run_path(str(FOLDER / "serving.py"))["server_url"]() as address:
             yield str(address)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
