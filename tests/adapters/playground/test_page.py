@@ -196,6 +196,7 @@ def brightness(colour: list[int]) -> float:
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_a_real_model_answers(visit: Callable[..., Any], server_url: str) -> None:
     site = visit(server_url).open()
     site.page.select_option("#preset", "Given:Log-probabilities")

@@ -20,7 +20,8 @@ export class Answer {
     this.events.push(text);
     if (text === "[DONE]") return;
     const data = parseJson(text);
-    if (data.error) throw Object.assign(new Error(data.error.message), { param: data.error.param, code: data.error.code });
+    if (data.error)
+      throw Object.assign(new Error(data.error.message), { param: data.error.param, code: data.error.code });
     this.state = "running";
     if (data.usage) this.usage = data.usage;
     for (const part of data.choices ?? []) this.add(part, part.delta ?? part.message ?? {});

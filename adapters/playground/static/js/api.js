@@ -64,5 +64,7 @@ function parsed(text) {
 }
 
 function steps(loc) {
-  return loc.slice(1).reduce((path, step) => path + (typeof step === "number" ? `[${step}]` : path ? `.${step}` : step), "");
+  return loc
+    .slice(1)
+    .reduce((path, step) => path + (typeof step === "number" ? `[${step}]` : path ? `.${step}` : step), "");
 }

@@ -58,8 +58,12 @@ export class Sides {
     if (!this.comparing) return;
     const [one, other] = [this.all.A.valuesSoFar() ?? {}, this.all.B.valuesSoFar() ?? {}];
     const names = [...new Set([...Object.keys(one), ...Object.keys(other)])];
-    const rows = names.filter((name) => toJson(one[name]) !== toJson(other[name])).map((name) => [el("code", {}, name), shown(one[name]), shown(other[name])]);
-    const found = rows.length ? table("How the settings differ", ["field", "A", "B"], rows) : el("p", { class: "empty" }, "A and B are set alike.");
+    const rows = names
+      .filter((name) => toJson(one[name]) !== toJson(other[name]))
+      .map((name) => [el("code", {}, name), shown(one[name]), shown(other[name])]);
+    const found = rows.length
+      ? table("How the settings differ", ["field", "A", "B"], rows)
+      : el("p", { class: "empty" }, "A and B are set alike.");
     show(node, found);
   }
 }

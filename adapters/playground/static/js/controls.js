@@ -37,10 +37,18 @@ function numeric(kind, shape, hints, changed) {
   const high = shape.maximum ?? shape.exclusiveMaximum;
   const step = kind === "integer" ? 1 : (high ?? 2) - (low ?? 0) <= 1 ? 0.01 : 0.05;
   const limits = { min: safe(low), max: safe(high), step };
-  const input = el("input", { type: "number", inputmode: "decimal", placeholder: hints.unset, ...limits, ...attributes(hints, changed) });
+  const input = el("input", {
+    type: "number",
+    inputmode: "decimal",
+    placeholder: hints.unset,
+    ...limits,
+    ...attributes(hints, changed),
+  });
   const top = high ?? (kind === "number" && low === 0 ? 2 : undefined);
   const slides = low !== undefined && top !== undefined && top - low <= 100;
-  const slider = slides ? el("input", { type: "range", "aria-label": `${hints.name}, slider`, ...limits, max: top }) : null;
+  const slider = slides
+    ? el("input", { type: "range", "aria-label": `${hints.name}, slider`, ...limits, max: top })
+    : null;
   const follow = () => slider && (slider.value = input.value || (hints.start ?? (low + top) / 2));
   slider?.addEventListener("input", () => {
     input.value = slider.value;
@@ -73,7 +81,14 @@ function checked(given, kind, shape) {
 
 function text(how, shape, hints, changed) {
   const placeholder = hints.unset || (hints.example ? `e.g. ${hints.example}` : how.hint);
-  const input = el("textarea", { rows: 1, spellcheck: "false", placeholder, title: how.hint, class: how.style, ...attributes(hints, changed) });
+  const input = el("textarea", {
+    rows: 1,
+    spellcheck: "false",
+    placeholder,
+    title: how.hint,
+    class: how.style,
+    ...attributes(hints, changed),
+  });
   const read = () => (input.value === "" ? UNSET : is(how.read(input.value, shape)));
   const write = (value) => (input.value = value === undefined ? "" : how.write(value));
   return { node: input, input, read, write };
@@ -82,17 +97,25 @@ function text(how, shape, hints, changed) {
 const TEXTS = {
   string: { hint: "Text", read: (given) => given, write: (value) => demand(value, typeof value === "string", "text") },
   strings: {
-    hint: "One a line, or JSON: [\"a\", \"b\"]",
-    read: (given) => (given.trimStart().startsWith("[") ? list(given, "string") : given.split("\n").filter((line) => line)),
+    hint: 'One a line, or JSON: ["a", "b"]',
+    read: (given) =>
+      given.trimStart().startsWith("[") ? list(given, "string") : given.split("\n").filter((line) => line),
     write: (value) => {
       demand(value, Array.isArray(value) && value.every((item) => typeof item === "string"), "a list of texts");
-      const plain = value.length && value.every((item) => item && !item.includes("\n")) && !value[0].trimStart().startsWith("[");
+      const plain =
+        value.length && value.every((item) => item && !item.includes("\n")) && !value[0].trimStart().startsWith("[");
       return plain ? value.join("\n") : toJson(value);
     },
   },
   integers: {
     hint: "1, 2, 3",
-    read: (given) => (given.trimStart().startsWith("[") ? list(given, "number") : given.split(/[\s,]+/).filter((part) => part).map(id)),
+    read: (given) =>
+      given.trimStart().startsWith("[")
+        ? list(given, "number")
+        : given
+            .split(/[\s,]+/)
+            .filter((part) => part)
+            .map(id),
     write: (value) => {
       demand(value, Array.isArray(value) && value.every((item) => Number.isInteger(item)), "a list of whole numbers");
       return value.length ? value.join(", ") : "[]";
@@ -130,4 +153,9 @@ const list = (given, type) => {
 };
 const id = (part) => wholeNumber(part) ?? demand(part, false, "whole numbers");
 const safe = (limit) => (Number.isSafeInteger(limit) || !Number.isInteger(limit) ? limit : undefined);
-const attributes = (hints, changed) => ({ id: hints.id, "aria-describedby": hints.describedBy, "aria-label": hints.label, on: { input: changed } });
+const attributes = (hints, changed) => ({
+  id: hints.id,
+  "aria-describedby": hints.describedBy,
+  "aria-label": hints.label,
+  on: { input: changed },
+});

@@ -32,7 +32,8 @@ export class Conversation {
 
   /** Where an answer would go: after the last message that is no answer. */
   get retryAt() {
-    for (let at = this.turns.length; at > 0; at--) if (this.turns[at - 1].message?.role !== "assistant" && this.turns[at - 1].message) return at;
+    for (let at = this.turns.length; at > 0; at--)
+      if (this.turns[at - 1].message?.role !== "assistant" && this.turns[at - 1].message) return at;
     return -1;
   }
 

@@ -39,5 +39,6 @@ function dot(x, y, value, token, pick) {
 
 function summary(bits, entries) {
   const at = bits.indexOf(Math.max(...bits));
-  return `Entropy of ${bits.length} tokens; the most is ${bits[at].toFixed(2)} bits, at token ${at + 1}, ${JSON.stringify(entries[at].token)}`;
+  const token = JSON.stringify(entries[at].token);
+  return `Entropy of ${bits.length} tokens; the most is ${bits[at].toFixed(2)} bits, at token ${at + 1}, ${token}`;
 }

@@ -11,7 +11,11 @@ export class Field {
     this.id = `${side}-${name.replace(/\W/g, "-")}`;
     this.forms = kindsOf(property, defs).map(({ kind, shape }, at) => this.form(kind, shape, at));
     this.problem = el("p", { class: "problem", id: `${this.id}-problem`, hidden: true });
-    this.reset = button("reset", () => this.clear(), { class: "quiet reset", "aria-label": `Reset ${name}`, hidden: true });
+    this.reset = button("reset", () => this.clear(), {
+      class: "quiet reset",
+      "aria-label": `Reset ${name}`,
+      hidden: true,
+    });
     this.chooser = this.forms.length > 1 ? this.choose() : null;
     this.node = this.layout();
     this.pick(0);
@@ -22,7 +26,13 @@ export class Field {
     const unset = given == null || (Array.isArray(given) && !given.length) ? "" : toJson(given).replace(/^"|"$/g, "");
     const example = this.property.examples?.length ? toJson(this.property.examples[0]) : "";
     const id = at ? `${this.id}-${kind}` : this.id;
-    const hints = { id, name: this.name, unset, start: typeof given === "number" ? given : undefined, example: fits(kind, this.property.examples) ? example : "" };
+    const hints = {
+      id,
+      name: this.name,
+      unset,
+      start: typeof given === "number" ? given : undefined,
+      example: fits(kind, this.property.examples) ? example : "",
+    };
     hints.describedBy = `${this.id}-about ${this.id}-problem`;
     hints.label = at ? `${this.name} as ${nameOf(kind)}` : undefined;
     return { kind, ...control(kind, shape, hints, () => this.touched()) };
@@ -31,13 +41,22 @@ export class Field {
   choose() {
     const items = this.forms.map((form, at) => el("option", { value: at }, nameOf(form.kind)));
     const change = () => this.pick(Number(this.chooser.value)) || this.touched();
-    return el("select", { class: "form", "aria-label": `${this.name}: kind of value`, on: { input: change } }, ...items);
+    return el(
+      "select",
+      { class: "form", "aria-label": `${this.name}: kind of value`, on: { input: change } },
+      ...items,
+    );
   }
 
   layout() {
     const label = el("label", { for: this.id }, this.name);
     const old = this.property.deprecated ? el("span", { class: "tag" }, "older name") : null;
-    const about = el("p", { class: "about", id: `${this.id}-about` }, meaning(this.property), el("span", { class: "owner" }, this.owner()));
+    const about = el(
+      "p",
+      { class: "about", id: `${this.id}-about` },
+      meaning(this.property),
+      el("span", { class: "owner" }, this.owner()),
+    );
     const head = el("div", { class: "head" }, label, old, this.chooser, this.reset);
     const nodes = this.forms.map((form) => form.node);
     return el("div", { class: "field", "data-field": this.name }, head, ...nodes, about, this.problem);
@@ -47,7 +66,9 @@ export class Field {
   owner() {
     const plugins = (this.property["x-plugins"] ?? []).join(", ") || "no plugin";
     const here = this.property["x-refused-here"];
-    const refused = Object.entries(this.property["x-refused"] ?? {}).map(([engine, why]) => `not with ${engine}: ${why}`);
+    const refused = Object.entries(this.property["x-refused"] ?? {}).map(
+      ([engine, why]) => `not with ${engine}: ${why}`,
+    );
     return ` Plugin: ${[plugins, here ? `refused here: ${here}` : null, ...refused].filter(Boolean).join("; ")}.`;
   }
 

@@ -17,10 +17,24 @@ export class Page {
     Object.assign(this, { sides, model, status, pane, inspected: null });
     this.conversation = new Conversation();
     this.sender = new Sender((answer) => this.seen(answer));
-    const acts = { retry: (at) => this.answer(at), inspect: (answer) => this.inspect(answer, true), pick: (answer) => this.inspect(answer), changed: () => this.redraw() };
+    const acts = {
+      retry: (at) => this.answer(at),
+      inspect: (answer) => this.inspect(answer, true),
+      pick: (answer) => this.inspect(answer),
+      changed: () => this.redraw(),
+    };
     this.transcript = new Transcript($("#transcript"), this.conversation, acts);
-    this.presets = new Presets($("#presets"), { values: () => sides.current.values(), apply: (values) => sides.current.write(values), status });
-    this.wire = new Wire($("#json"), { body: () => this.body(sides.edited), model: () => model, load: (request) => this.load(request), status });
+    this.presets = new Presets($("#presets"), {
+      values: () => sides.current.values(),
+      apply: (values) => sides.current.write(values),
+      status,
+    });
+    this.wire = new Wire($("#json"), {
+      body: () => this.body(sides.edited),
+      model: () => model,
+      load: (request) => this.load(request),
+      status,
+    });
     this.tools = toolbar(() => sides.current);
     $("#toolbar").append(this.tools.node);
     this.open = makeTabs($("#views"), (id) => id === "plan" && this.plan());
@@ -67,7 +81,7 @@ export class Page {
     this.redraw();
   }
 
-  /** Asks each side for an answer after the turn number `end`; what stood there is dropped. False if a field is wrong. */
+  /** Asks each side for an answer in place of the turn number `end` and all behind. False if a field is wrong. */
   answer(end) {
     if (this.sender.busy) return false;
     try {
@@ -144,7 +158,8 @@ export class Page {
 
   /** Takes a whole request over: messages and fields. */
   load(request, fields = true) {
-    if (request === null || typeof request !== "object" || !Array.isArray(request.messages)) throw new Error("a request has messages");
+    if (request === null || typeof request !== "object" || !Array.isArray(request.messages))
+      throw new Error("a request has messages");
     const { messages, stream, ...values } = request;
     if (fields) {
       this.sides.current.write(values);

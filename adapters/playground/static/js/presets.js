@@ -6,9 +6,9 @@ import { parseJson, toJson } from "./json.js";
 const KEY = "chatplan.presets";
 
 const GIVEN = {
-  "Greedy": { temperature: 0 },
-  "Creative": { temperature: 1.1, min_p: 0.05, frequency_penalty: 0.3, max_tokens: 300 },
-  "Reproducible": { temperature: 0.8, seed: 7 },
+  Greedy: { temperature: 0 },
+  Creative: { temperature: 1.1, min_p: 0.05, frequency_penalty: 0.3, max_tokens: 300 },
+  Reproducible: { temperature: 0.8, seed: 7 },
   "Three choices": { n: 3, temperature: 0.9, seed: 1, max_tokens: 60 },
   "JSON answer": {
     temperature: 0,
@@ -19,7 +19,7 @@ const GIVEN = {
       additionalProperties: false,
     },
   },
-  "Choice": { temperature: 0, guided_choice: ["positive", "neutral", "negative"] },
+  Choice: { temperature: 0, guided_choice: ["positive", "neutral", "negative"] },
   "Regular expression": { guided_regex: "[0-9]{3}-[0-9]{4}", seed: 1 },
   "Log-probabilities": { temperature: 0, logprobs: true, top_logprobs: 5, max_tokens: 60 },
   "Beam search": { use_beam_search: true, n: 3, max_tokens: 40 },
@@ -32,10 +32,20 @@ export class Presets {
   constructor(node, acts) {
     this.acts = acts;
     this.list = el("select", { id: "preset", "aria-label": "Preset", on: { change: () => this.apply() } });
-    this.name = el("input", { type: "text", id: "preset-name", placeholder: "Name", "aria-label": "Name of a new preset" });
+    this.name = el("input", {
+      type: "text",
+      id: "preset-name",
+      placeholder: "Name",
+      "aria-label": "Name of a new preset",
+    });
     this.drop = button("Delete", () => this.remove(), { class: "quiet", id: "preset-delete", hidden: true });
     const keep = button("Save", () => this.save(), { class: "quiet", id: "preset-save" });
-    const own = el("details", {}, el("summary", {}, "Save these settings as a preset"), el("div", { class: "line" }, this.name, keep));
+    const own = el(
+      "details",
+      {},
+      el("summary", {}, "Save these settings as a preset"),
+      el("div", { class: "line" }, this.name, keep),
+    );
     show(node, el("div", { class: "line" }, this.list, this.drop), own);
     this.render();
   }
@@ -54,7 +64,12 @@ export class Presets {
   }
 
   render(selected = "") {
-    const group = (label, presets) => el("optgroup", { label }, ...Object.keys(presets).map((name) => el("option", { value: `${label}:${name}` }, name)));
+    const group = (label, presets) =>
+      el(
+        "optgroup",
+        { label },
+        ...Object.keys(presets).map((name) => el("option", { value: `${label}:${name}` }, name)),
+      );
     const own = Object.keys(this.own).length ? [group("Own", this.own)] : [];
     show(this.list, el("option", { value: "" }, "Presets…"), group("Given", GIVEN), ...own);
     this.list.value = selected;

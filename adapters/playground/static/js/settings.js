@@ -11,8 +11,19 @@ export class Settings {
     this.fields = new Map();
     this.wanted = { text: "", changed: false };
     const groups = groupsOf(schema).map(([group, members]) => this.group(group, members, schema.$defs ?? {}));
-    this.others = new Field(side, "other fields", { description: "A JSON object of further fields, for names that have no control.", type: "object" }, {}, () => this.update());
-    this.node = el("div", { class: "settings", "data-side": side }, ...groups, el("section", { class: "group" }, this.others.node));
+    this.others = new Field(
+      side,
+      "other fields",
+      { description: "A JSON object of further fields, for names that have no control.", type: "object" },
+      {},
+      () => this.update(),
+    );
+    this.node = el(
+      "div",
+      { class: "settings", "data-side": side },
+      ...groups,
+      el("section", { class: "group" }, this.others.node),
+    );
   }
 
   group(title, members, defs) {
@@ -20,7 +31,12 @@ export class Settings {
     fields.forEach((field) => this.fields.set(field.name, field));
     const count = el("span", { class: "count" });
     const summary = el("summary", {}, el("h3", {}, title), count);
-    return el("details", { class: "group", open: true, "data-group": title }, summary, ...fields.map((field) => field.node));
+    return el(
+      "details",
+      { class: "group", open: true, "data-group": title },
+      summary,
+      ...fields.map((field) => field.node),
+    );
   }
 
   /** The fields that are set; throws the first one that is wrong, with its name as `param`. */
@@ -97,7 +113,13 @@ function read(field, name) {
 /** The box above the fields: search, only those that are set, and reset all. */
 export function toolbar(current) {
   const apply = () => current().filter({ text: search.value, changed: only.checked });
-  const search = el("input", { type: "search", id: "search", placeholder: "Search fields", "aria-label": "Search fields", on: { input: apply } });
+  const search = el("input", {
+    type: "search",
+    id: "search",
+    placeholder: "Search fields",
+    "aria-label": "Search fields",
+    on: { input: apply },
+  });
   const only = el("input", { type: "checkbox", id: "only-changed", on: { input: apply } });
   const reset = button("Reset all", () => current().write({}), { class: "quiet", id: "reset-all" });
   const clear = () => {

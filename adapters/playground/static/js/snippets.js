@@ -4,9 +4,11 @@ import { toJson } from "./json.js";
 
 /** What openai.OpenAI().chat.completions.create takes by name; everything else goes into extra_body. */
 const OPENAI = new Set(
-  ("model messages frequency_penalty logit_bias logprobs top_logprobs max_tokens max_completion_tokens n presence_penalty " +
+  (
+    "model messages frequency_penalty logit_bias logprobs top_logprobs max_tokens max_completion_tokens n presence_penalty " +
     "response_format seed stop stream stream_options temperature top_p tools tool_choice parallel_tool_calls user " +
-    "reasoning_effort").split(" "),
+    "reasoning_effort"
+  ).split(" "),
 );
 
 export function curl(body, url) {

@@ -24,7 +24,8 @@ export function entropy(entry) {
 }
 
 /** A token with its blanks to be seen. */
-export const visible = (token) => token.replaceAll(" ", "·").replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍") || "∅";
+export const visible = (token) =>
+  token.replaceAll(" ", "·").replaceAll("\n", "⏎").replaceAll("\t", "⇥").replaceAll("\r", "␍") || "∅";
 
 const percent = (chance) => `${(chance * 100).toFixed(chance < 0.1 ? 2 : 1)} %`;
 
@@ -41,14 +42,30 @@ export function showTokens(node, choice, turnOn) {
   line.addEventListener("keydown", (event) => move(event, tokens));
   const hard = entries.filter(forced).length;
   const facts = `${entries.length} tokens, ${hard} forced by a constraint. ${choice.finish ? `Ended: ${choice.finish}.` : ""}`;
-  return show(node, el("p", { class: "facts" }, facts), legend(), line, chart(entries.map(entropy), entries, (at) => tokens[at].focus()));
+  return show(
+    node,
+    el("p", { class: "facts" }, facts),
+    legend(),
+    line,
+    chart(entries.map(entropy), entries, (at) => tokens[at].focus()),
+  );
 }
 
 function token(entry, at) {
   const chance = probability(entry);
   const must = forced(entry);
   const label = `${JSON.stringify(entry.token)}, ${percent(chance)}${must ? ", forced by a constraint" : ""}`;
-  const node = el("button", { type: "button", class: `token ${must ? "forced" : ""}`, "aria-label": label, tabindex: at ? -1 : 0, "data-at": at }, visible(entry.token));
+  const node = el(
+    "button",
+    {
+      type: "button",
+      class: `token ${must ? "forced" : ""}`,
+      "aria-label": label,
+      tabindex: at ? -1 : 0,
+      "data-at": at,
+    },
+    visible(entry.token),
+  );
   node.style.setProperty("--p", chance.toFixed(3));
   attach(node, () => details(entry, at, must));
   return node;
@@ -60,8 +77,15 @@ function details(entry, at, must) {
   const items = rows.map((other) => {
     const bar = el("span", { class: "bar" });
     bar.style.setProperty("--p", probability(other).toFixed(3));
-    const value = other.logprob <= NEVER ? "ruled out" : `${percent(probability(other))}  (${other.logprob.toFixed(2)})`;
-    return el("li", { class: other.token === entry.token ? "drawn" : "" }, el("code", {}, visible(other.token)), bar, el("span", {}, value));
+    const value =
+      other.logprob <= NEVER ? "ruled out" : `${percent(probability(other))}  (${other.logprob.toFixed(2)})`;
+    return el(
+      "li",
+      { class: other.token === entry.token ? "drawn" : "" },
+      el("code", {}, visible(other.token)),
+      bar,
+      el("span", {}, value),
+    );
   });
   const head = `Token ${at + 1}: ${entropy(entry).toFixed(2)} bits${must ? ", forced by a constraint" : ""}`;
   return [el("p", {}, head), el("ol", {}, ...items)];

@@ -11,8 +11,15 @@ export class Transcript {
 
   render() {
     this.views.clear();
-    const turns = this.conversation.turns.map((turn, at) => (turn.message ? this.message(turn, at) : this.answers(turn, at)));
-    show(this.node, turns.length ? turns : el("p", { class: "empty" }, "Say something. A field of the settings is sent only if you set it."));
+    const turns = this.conversation.turns.map((turn, at) =>
+      turn.message ? this.message(turn, at) : this.answers(turn, at),
+    );
+    show(
+      this.node,
+      turns.length
+        ? turns
+        : el("p", { class: "empty" }, "Say something. A field of the settings is sent only if you set it."),
+    );
     this.end();
   }
 
@@ -30,8 +37,15 @@ export class Transcript {
   message(turn, at) {
     const { role } = turn.message;
     const text = el("div", { class: "text" }, textOf(turn.message));
-    const tools = this.tools(role, at, () => this.edit(article, textOf(turn.message), (now) => (turn.message = { ...turn.message, content: now })));
-    const article = el("article", { class: `turn ${role}`, "aria-label": `${role} message` }, el("header", {}, el("span", { class: "role" }, role), tools), text);
+    const tools = this.tools(role, at, () =>
+      this.edit(article, textOf(turn.message), (now) => (turn.message = { ...turn.message, content: now })),
+    );
+    const article = el(
+      "article",
+      { class: `turn ${role}`, "aria-label": `${role} message` },
+      el("header", {}, el("span", { class: "role" }, role), tools),
+      text,
+    );
     return article;
   }
 
@@ -42,7 +56,13 @@ export class Transcript {
       this.acts.changed();
     };
     const named = (text, act) => button(text, act, { class: "quiet", "aria-label": `${text} ${what} ${at + 1}` });
-    return el("span", { class: "tools" }, edit ? named("Edit", edit) : null, named("Retry", retry), named("Delete", remove));
+    return el(
+      "span",
+      { class: "tools" },
+      edit ? named("Edit", edit) : null,
+      named("Retry", retry),
+      named("Delete", remove),
+    );
   }
 
   edit(article, text, save) {
@@ -60,7 +80,12 @@ export class Transcript {
       event.stopPropagation();
     };
     box.addEventListener("keydown", keys);
-    const line = el("div", { class: "line" }, button("Save", done, { class: "primary" }), button("Cancel", () => this.acts.changed()));
+    const line = el(
+      "div",
+      { class: "line" },
+      button("Save", done, { class: "primary" }),
+      button("Cancel", () => this.acts.changed()),
+    );
     show(article, box, line);
     box.focus();
   }
@@ -75,10 +100,31 @@ export class Transcript {
     const choices = el("div", { class: "choices" });
     const note = el("p", { class: "note" });
     const problem = el("p", { class: "problem", role: "alert", hidden: true });
-    const edit = () => this.edit(article, answer.choices[answer.chosen]?.content ?? "", (now) => (answer.choice(answer.chosen).content = now));
-    const inspect = button("Inspect", () => this.acts.inspect(answer), { class: "quiet", "aria-label": `Inspect answer ${at + 1} ${side ?? ""}` });
-    const head = el("header", {}, el("span", { class: "role" }, side ? `answer ${side}` : "answer"), el("span", { class: "tools" }, inspect), this.tools("answer", at, edit));
-    const article = el("article", { class: "turn answer", "aria-label": side ? `answer ${side}` : "answer" }, head, choices, problem, note);
+    const edit = () =>
+      this.edit(
+        article,
+        answer.choices[answer.chosen]?.content ?? "",
+        (now) => (answer.choice(answer.chosen).content = now),
+      );
+    const inspect = button("Inspect", () => this.acts.inspect(answer), {
+      class: "quiet",
+      "aria-label": `Inspect answer ${at + 1} ${side ?? ""}`,
+    });
+    const head = el(
+      "header",
+      {},
+      el("span", { class: "role" }, side ? `answer ${side}` : "answer"),
+      el("span", { class: "tools" }, inspect),
+      this.tools("answer", at, edit),
+    );
+    const article = el(
+      "article",
+      { class: "turn answer", "aria-label": side ? `answer ${side}` : "answer" },
+      head,
+      choices,
+      problem,
+      note,
+    );
     const parts = [];
     const update = () => {
       answer.choices.forEach((choice, index) => (parts[index] ??= this.choice(answer, index, choices))(choice));
@@ -104,7 +150,12 @@ export class Transcript {
       this.acts.pick(answer);
       this.acts.changed();
     };
-    const radio = el("input", { type: "radio", name: `choice-${++ids}`, checked: answer.chosen === index, on: { change: pick } });
+    const radio = el("input", {
+      type: "radio",
+      name: `choice-${++ids}`,
+      checked: answer.chosen === index,
+      on: { change: pick },
+    });
     const label = el("label", { class: "pick" }, radio, `choice ${index}`);
     const end = el("span", { class: "finish" });
     parent.append(el("section", { class: "choice", "data-choice": index }, label, reasoning, text, calls, end));
@@ -114,7 +165,10 @@ export class Transcript {
       reasoning.hidden = !choice.reasoning;
       calls.hidden = !choice.calls.length;
       setText(calls, choice.calls.length ? JSON.stringify(choice.calls, null, 2) : "");
-      setText(end, choice.finish ? `${choice.finish}${choice.stop === null ? "" : ` at ${JSON.stringify(choice.stop)}`}` : "");
+      setText(
+        end,
+        choice.finish ? `${choice.finish}${choice.stop === null ? "" : ` at ${JSON.stringify(choice.stop)}`}` : "",
+      );
     };
   }
 }

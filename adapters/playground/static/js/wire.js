@@ -20,16 +20,33 @@ export class Wire {
     this.form = "JSON";
     this.code = el("pre", { class: "code", id: "snippet", tabindex: 0, "aria-label": "The request" });
     this.past = el("div", { id: "past" });
-    show(node, el("h3", {}, "The next request"), this.bar(), this.code, this.importer(), el("h3", {}, "Sent and received"), this.past);
+    show(
+      node,
+      el("h3", {}, "The next request"),
+      this.bar(),
+      this.code,
+      this.importer(),
+      el("h3", {}, "Sent and received"),
+      this.past,
+    );
     this.show([]);
   }
 
   bar() {
     const forms = Object.keys(FORMS).map((form) =>
-      button(form, () => this.choose(form), { class: "quiet form", "data-form": form, "aria-pressed": form === this.form }),
+      button(form, () => this.choose(form), {
+        class: "quiet form",
+        "data-form": form,
+        "aria-pressed": form === this.form,
+      }),
     );
     this.forms = el("div", { class: "segments", role: "group", "aria-label": "Show the request as" }, ...forms);
-    return el("div", { class: "line" }, this.forms, button("Copy", () => copyText(this.code.textContent, this.acts.status), { id: "copy" }));
+    return el(
+      "div",
+      { class: "line" },
+      this.forms,
+      button("Copy", () => copyText(this.code.textContent, this.acts.status), { id: "copy" }),
+    );
   }
 
   choose(form) {
@@ -60,7 +77,14 @@ export class Wire {
         show(problem, error.message);
       }
     };
-    return el("details", { class: "import" }, el("summary", {}, "Load a request from JSON"), box, button("Load", take, { id: "load" }), problem);
+    return el(
+      "details",
+      { class: "import" },
+      el("summary", {}, "Load a request from JSON"),
+      box,
+      button("Load", take, { id: "load" }),
+      problem,
+    );
   }
 
   /** What went over the wire for these answers. */
@@ -72,7 +96,12 @@ export class Wire {
 
 function exchange(answer, named) {
   const title = named ? ` by ${answer.side}` : "";
-  const sent = el("details", { open: true }, el("summary", {}, `Sent${title}`), el("pre", { class: "code sent", tabindex: 0 }, pretty(answer.sent)));
+  const sent = el(
+    "details",
+    { open: true },
+    el("summary", {}, `Sent${title}`),
+    el("pre", { class: "code sent", tabindex: 0 }, pretty(answer.sent)),
+  );
   const count = answer.streamed ? `${answer.events.length} events` : "one body";
   const items = answer.events.map((text) => el("pre", { class: "code event" }, answer.streamed ? text : pretty(text)));
   const head = `Received${title}: ${[answer.status, count].filter(Boolean).join(", ")}`;
