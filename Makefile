@@ -45,7 +45,7 @@ check: $(VENV)/.dev ## lint, format, types, and the import rule
 
 docs: $(VENV)/.dev ## the documentation site, in build/site, its links checked
 	@echo "== docs"
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev ## run every program in tests/benchmarks
 	@$(WITH_MODEL) for program in tests/benchmarks/*.py; do echo "== $$program" && $(BIN)/python "$$program" || exit 1; done
