@@ -60,6 +60,7 @@ def test_the_facts_are_those_of_the_fields_and_of_no_others() -> None:
     assert list(facts()) == list(ChatCompletionRequest.model_fields)
 
 
+@pytest.mark.dev_only  # tools need a newer transformers
 @each_field
 def test_every_field_has_an_example_that_sets_it_and_compiles_to_a_plan(name: str) -> None:
     example = facts()[name].request
@@ -209,6 +210,7 @@ def test_every_public_error_is_there_with_its_code() -> None:
         assert f"code `{cls.default_code}`" in text
 
 
+@pytest.mark.dev_only  # the sources lie in one folder
 def test_codes_that_say_more_than_their_class_are_found_in_the_source() -> None:
     assert further_codes()["missing_credentials"] == ("AuthenticationError",)
     assert "RequestError" in further_codes()["invalid_json"]
