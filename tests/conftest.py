@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from chatplan import Chat, ChatCompletionRequest, ChatPipeline, ModelInfo, Promp
 from chatplan.standin import stand_in
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Jobs in the background of a shell ignore Ctrl-C, and so would the processes that tests end by it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Force:

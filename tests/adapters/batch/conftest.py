@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -90,9 +89,7 @@ class Files:
         """The command as a program of its own, perhaps under a launcher."""
         command = [sys.executable, *launcher, "-m", "chatplan.batch", *self.arguments(*more, output=output)]
         variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(self.folder), **environment}
-        # A test run in the background ignores Ctrl-C, and so would what it starts.
-        heed = (lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) if os.name == "posix" else None
-        return subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+        return subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
 
     def answers(self, output: Path | None = None) -> list[dict[str, Any]]:
         """The lines of the output."""
