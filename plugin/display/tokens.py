@@ -10,6 +10,7 @@ from chatplan.response import LOWEST_LOGPROB, TokenLogprob
 
 __all__ = ["Alternative", "Token", "visible"]
 
+_ROUNDING = 1e-6  # probabilities that are nothing but this
 _MARKS = {"\n": "⏎\n", "\t": "⇥\t", "\r": "␍"}
 
 
@@ -52,12 +53,12 @@ class Token(Alternative):
 
     @cached_property
     def entropy(self) -> float | None:
-        """Entropy in bits of what is listed, scaled to sum to 1; ``None`` when there is no alternative."""
-        total = sum(item.probability for item in self.listed)
-        if not self.alternatives or not total:
+        """Entropy in bits of what is listed, and all the rest as one more; ``None`` when there is no alternative."""
+        if not self.alternatives:
             return None
-        shares = [item.probability / total for item in self.listed]
-        return abs(sum(share * math.log2(share) for share in shares if share))
+        listed = [item.probability for item in self.listed]
+        rest = 1 - sum(listed)
+        return abs(sum(share * math.log2(share) for share in (*listed, rest) if share > _ROUNDING))
 
     @cached_property
     def forced(self) -> bool:

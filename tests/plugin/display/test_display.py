@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from html.parser import HTMLParser
 from typing import Any
 
@@ -75,9 +76,12 @@ def test_a_token_lists_itself_and_its_alternatives_by_probability() -> None:
     assert read.probability == pytest.approx(0.1353, abs=1e-4)
 
 
-def test_entropy_is_in_bits_over_the_listed_tokens() -> None:
-    even = Token.of(TokenLogprob.model_validate(entry("a", -3.0, ("b", -3.0), ("c", -3.0), ("d", -3.0))))
+def test_entropy_is_in_bits_over_the_listed_tokens_and_all_others_as_one() -> None:
+    quarter = -math.log(4)
+    even = Token.of(TokenLogprob.model_validate(entry("a", quarter, ("b", quarter), ("c", quarter), ("d", quarter))))
     assert even.entropy == pytest.approx(2.0)
+    rest = Token.of(TokenLogprob.model_validate(entry("a", -math.log(2), ("b", quarter))))
+    assert rest.entropy == pytest.approx(1.5)
     sure = Token.of(TokenLogprob.model_validate(entry("a", 0.0, ("b", -9999.0))))
     assert sure.entropy == 0.0
     assert Token("a", -0.5).entropy is None
@@ -127,7 +131,7 @@ def test_log_probabilities_print_as_a_table() -> None:
     view = answer(entry("Hi", -0.1, ("Yo", -2.5)), entry("!", 0.0, ("x", -9999.0))).show_logprobs()
     first, hi, mark = str(view).splitlines()
     assert first == "choice 0"
-    assert hi.split() == ["'Hi'", "90.5%", "0.41", "bits", "'Yo'", "8.2%"]
+    assert hi.split() == ["'Hi'", "90.5%", "0.51", "bits", "'Yo'", "8.2%"]
     assert "forced" in mark
     assert view._repr_mimebundle_() == {"text/html": view._repr_html_(), "text/plain": str(view)}
 
