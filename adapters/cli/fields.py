@@ -94,17 +94,26 @@ class Field:
 
     def parse_all(self, texts: Iterable[str]) -> Any:
         """The list that a repeated flag stands for; a single value that is whole by itself stays what it is."""
-        values = [self.parse(text) for text in texts]
+        values = [self._one_of_several(text) for text in texts]
         if len(values) == 1 and (isinstance(values[0], (list, dict)) or "string" in self.kinds):
             return values[0] if self._is_whole(values[0]) else values
         return [item for value in values for item in (value if isinstance(value, list) else [value])]
+
+    def _one_of_several(self, text: str) -> Any:
+        """Where a list holds strings alone, what reads as another value is a string too."""
+        value = self.parse(text)
+        return value if isinstance(value, (str, list)) or self._items != {"string"} else self._read(text)
+
+    @property
+    def _items(self) -> set[str]:
+        """The JSON types of what a list may hold."""
+        return {kind for item in self.branches for kind in _as_list(item.get("items", {}).get("type", []))}
 
     def _is_whole(self, value: Any) -> bool:
         return _KINDS.get(type(value)) in self.kinds
 
     def _plain(self, text: str) -> str:
-        items = {kind for item in self.branches for kind in _as_list(item.get("items", {}).get("type", []))}
-        if self.kinds and "string" not in self.kinds and not ("array" in self.kinds and "string" in items):
+        if self.kinds and "string" not in self.kinds and not ("array" in self.kinds and "string" in self._items):
             raise RequestError(f"should be {' or '.join(sorted(self.kinds))}, got {text!r}", param=self.name)
         return text
 

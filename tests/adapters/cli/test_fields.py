@@ -56,6 +56,9 @@ def test_text_becomes_the_value_that_the_schema_allows(
         ("stop_token_ids", ["1", "2"], [1, 2]),
         ("stop_token_ids", ["1"], [1]),
         ("bad_words", ["a", '["b"]'], ["a", "b"]),
+        ("guided_choice", ["1", "true", "null"], ["1", "true", "null"]),
+        ("guided_choice", ['{"a": 1}'], ['{"a": 1}']),
+        ("stop", ["null"], "null"),
     ],
 )
 def test_a_flag_that_is_repeated_is_a_list(table: Mapping[str, Field], name: str, texts: list[str], value: Any) -> None:
