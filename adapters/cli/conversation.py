@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatplan.errors import RequestError
+from chatplan.request import parse_request
 from chatplan.response import ChatCompletion
 
 __all__ = ["Conversation"]
@@ -52,7 +53,7 @@ class Conversation:
         question = self.messages[asked[-1]]["content"]
         del self.messages[asked[-1] :]
         self.last = None
-        return str(question)
+        return question if isinstance(question, str) else "\n".join(part["text"] for part in question)
 
     def load(self, data: Any) -> None:
         """Go on with a request as :meth:`request` made it.
@@ -63,8 +64,8 @@ class Conversation:
         if not isinstance(data, Mapping) or not isinstance(data.get("messages"), list):
             raise RequestError("is no request: an object with messages is wanted")
         messages = list(data["messages"])
-        if not all(isinstance(message, Mapping) for message in messages):
-            raise RequestError("is no request: each message should be an object")
+        if messages:
+            parse_request({"messages": messages})
         begins = bool(messages) and messages[0].get("role") == "system" and isinstance(messages[0].get("content"), str)
         self.system = messages.pop(0)["content"] if begins else ""
         self.messages = [dict(message) for message in messages]

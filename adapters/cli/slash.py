@@ -11,7 +11,7 @@ from chatplan.adapters.cli.conversation import Conversation
 from chatplan.adapters.cli.explain import print_explanation
 from chatplan.adapters.cli.fields import Field, field_table
 from chatplan.adapters.cli.reading import read_json
-from chatplan.errors import RequestError
+from chatplan.errors import ChatplanError, RequestError
 
 if TYPE_CHECKING:
     from chatplan.chat import Chat
@@ -100,7 +100,12 @@ class Slash:
 
     def do_retry(self, rest: str) -> None:
         """: ask the last question again"""
-        self.ask(self.conversation.undo())
+        before = {**vars(self.conversation), "messages": list(self.conversation.messages)}
+        try:
+            self.ask(self.conversation.undo())
+        except ChatplanError:
+            vars(self.conversation).update(before)
+            raise
 
     def do_save(self, rest: str) -> None:
         """FILE: write the chat as a request, which `chatplan run` takes too"""
@@ -148,4 +153,7 @@ class Slash:
 def _file(text: str) -> Path:
     if not text:
         raise RequestError("which file?")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise RequestError(f"cannot be found: {error}", param=text) from None

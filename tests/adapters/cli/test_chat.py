@@ -130,6 +130,7 @@ def test_fields_are_set_and_unset(slash: Slash) -> None:
         ("/save", "which file?"),
         ("/save /no/such/file", "cannot be written"),
         ("/load /no/such/file", "cannot be read"),
+        ("/save ~nobody-at-all/file", "cannot be found"),
         ("/dance", "there is no /dance; there are /set"),
     ],
 )
@@ -149,6 +150,9 @@ def test_a_chat_is_saved_and_loaded(slash: Slash, tiny: Chat, tmp_path: Path) ->
     (tmp_path / "wrong.json").write_text("[1]", "utf-8")
     with pytest.raises(RequestError, match=r"wrong.json: is no request"):
         other.run(f"/load {tmp_path}/wrong.json")
+    (tmp_path / "wrong.json").write_text('{"messages": [{"role": "user"}]}', "utf-8")
+    with pytest.raises(RequestError, match=r"wrong.json: messages\[0\].content: is required"):
+        other.run(f"/load {tmp_path}/wrong.json")
     assert other.conversation == slash.conversation
 
 
@@ -158,11 +162,24 @@ def test_undo_and_retry_and_reset(slash: Slash) -> None:
     assert slash.conversation.messages == HI
     slash.run("/undo")
     assert slash.conversation.messages == []
-    slash.conversation.messages += HI
+    slash.conversation.messages.append({"role": "user", "content": [{"type": "text", "text": "Hi"}]})
+    slash.run("/retry")
+    assert slash.conversation.messages == HI
     slash.run("/reset")
     assert (slash.conversation.messages, slash.conversation.system) == ([], "Be brief.")
     slash.run("/system")
     assert slash.conversation.request() == {"messages": [], "temperature": 0}
+
+
+def test_a_retry_that_is_refused_forgets_nothing(tiny: Chat) -> None:
+    def refuse(text: str) -> None:
+        raise RequestError(text)
+
+    said = [*HI, {"role": "assistant", "content": "Ho"}]
+    slash = Slash(tiny, Conversation(messages=list(said)), refuse)
+    with pytest.raises(RequestError, match="Hi"):
+        slash.run("/retry")
+    assert slash.conversation.messages == said
 
 
 def test_explain_and_show_and_help_print(slash: Slash, capsys: pytest.CaptureFixture[str]) -> None:
