@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,6 +55,7 @@ def bench(
         raise RequestError("needs matplotlib; `pip install chatplan[plot]` brings it", param="--plot")
     if is_url(target) and find_spec("openai") is None:
         raise RequestError("a server needs the openai client; `pip install chatplan[remote]` brings it", param="URL")
+    _check_kind(target, engine, dtype, model_name, api_key)
     for option, file in (("--json", output), ("--plot", plot)):
         _check_folder(option, file)
     text = None if prompt is None else _read(prompt, "--prompt")
@@ -153,6 +155,20 @@ def _read(file: Path, option: str) -> str:
         raise RequestError(
             f"{file} cannot be read: {getattr(error, 'strerror', None) or error}", param=option
         ) from error
+
+
+def _check_kind(target: str, engine: str, dtype: str, model_name: str | None, api_key: str | None) -> None:
+    """What is for a server says nothing to a checkpoint, and the other way round."""
+    from chatplan.adapters.bench.targets import is_url
+
+    if is_url(target):
+        wrong, why = {"--engine": engine != "auto", "--dtype": dtype != "auto"}, "a server has its own"
+    else:
+        from_flag = api_key is not None and "CHATPLAN_API_KEY" not in os.environ
+        wrong, why = {"--model-name": model_name is not None, "--api-key": from_flag}, "is for a server"
+    for option in wrong:
+        if wrong[option]:
+            raise RequestError(why, param=option)
 
 
 def _check_folder(option: str, file: Path | None) -> None:

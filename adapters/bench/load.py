@@ -45,6 +45,12 @@ class Plan:
         """Requests of a level with so many clients."""
         return self.requests or max(3 * clients, 8)
 
+    def bodies(self, at: int) -> list[Body]:
+        """The requests of the level at this place; a level that is there again has prompts of its own."""
+        clients = self.concurrency[at]
+        count, before = self.count(clients), self.concurrency[:at].count(clients)
+        return [self.body(f"{clients} {number}") for number in range(before * count, (before + 1) * count)]
+
     def body(self, name: str) -> Body:
         """A request; another name gives another prompt."""
         text = self.prompt if self.prompt is not None else long_prompt(self.prompt_tokens, name)
@@ -81,10 +87,10 @@ async def sweep(target: Target, plan: Plan, levels: list[Level], tell: Callable[
         ChatplanError: a request before the first level was refused or failed.
     """
     await _warm_up(target, plan)
-    for clients in plan.concurrency:
+    for at, clients in enumerate(plan.concurrency):
         level = Level(clients)
         levels.append(level)
-        bodies = iter([plan.body(f"{clients} {number}") for number in range(plan.count(clients))])
+        bodies = iter(plan.bodies(at))
         try:
             await _at_once(target, bodies, level, plan.seconds, tell)
         finally:

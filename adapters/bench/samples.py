@@ -36,9 +36,10 @@ class Sample:
         for moment, event in self.events:
             if any(_says_something(choice.get("delta") or {}) for choice in event.get("choices") or ()):
                 self.times.append(moment)
-            usage = event.get("usage")
-            if usage:
-                self.tokens, self.prompt_tokens, counted = usage["completion_tokens"], usage["prompt_tokens"], True
+            usage = event.get("usage") or {}
+            self.prompt_tokens = usage.get("prompt_tokens") or self.prompt_tokens
+            if usage.get("completion_tokens") is not None:
+                self.tokens, counted = usage["completion_tokens"], True
         if not counted:
             self.tokens = len(self.times)
         self.events = []

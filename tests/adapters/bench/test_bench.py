@@ -185,6 +185,19 @@ def test_a_wrong_option_is_refused_by_name(option: str, value: str) -> None:
     assert caught.value.param == option
 
 
+@pytest.mark.parametrize(
+    ("target", "option"),
+    [("http://h", "--engine"), ("http://h", "--dtype"), ("./folder", "--model-name"), ("./folder", "--api-key")],
+)
+def test_an_option_for_the_other_kind_of_target_is_refused(
+    target: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CHATPLAN_API_KEY", raising=False)
+    with pytest.raises(RequestError) as caught:
+        run(target, option, "float16")
+    assert caught.value.param == option
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", "5"])
 def test_a_file_of_fields_has_to_be_an_object(tmp_path: Path, text: str) -> None:
     (tmp_path / "fields.json").write_text(text, "utf-8")

@@ -47,6 +47,12 @@ def test_without_a_usage_each_event_counts_as_a_token() -> None:
     assert one.tokens == 2
 
 
+def test_a_usage_may_say_less_than_all() -> None:
+    one = Sample(0.0, 1.0, [(0.5, event(content="a")), (1.0, {"choices": [], "usage": {"completion_tokens": 4}})])
+    one.read()
+    assert (one.tokens, one.prompt_tokens) == (4, 0)
+
+
 def test_figures_add_up_and_leave_out_what_failed() -> None:
     found = figures([sample(0.0, 1.0, 2.0), sample(0.0, 3.0, 4.0), sample(0.0, 9.0, error="refused")], 4.0)
     assert (found["requests"], found["errors"], found["output_tokens"], found["prompt_tokens"]) == (3, 1, 6, 14)
@@ -79,6 +85,13 @@ def test_bodies_are_the_same_in_every_run_and_each_has_a_prompt_of_its_own() -> 
     assert plan.body("1 0")["messages"] != plan.body("1 1")["messages"]
     assert plan.body("1 0")["seed"] == 0
     assert len(long_prompt(30, "a").split()) == 30
+
+
+def test_a_level_that_is_there_twice_has_prompts_of_its_own() -> None:
+    plan = Plan((2, 1, 2), requests=3)
+    prompts = [body["messages"][0]["content"] for at in range(3) for body in plan.bodies(at)]
+    assert len(set(prompts)) == 9
+    assert plan.bodies(0) == Plan((2,), requests=3).bodies(0)
 
 
 def test_fields_of_the_request_file_win() -> None:
