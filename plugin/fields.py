@@ -59,7 +59,16 @@ def annotate_schema(schema: dict[str, Any], plugins: Plugins) -> dict[str, Any]:
     for name, prop in schema["properties"].items():
         prop["x-group"] = group_of(name, plugins)
         prop["x-plugins"] = list(plugins.fields.get(name, ()))
+        _lift(prop)
         refused = {engine: cannot[name] for engine, cannot in UNSUPPORTED.items() if name in cannot}
         if refused:
             prop["x-refused"] = refused
     return schema
+
+
+def _lift(prop: dict[str, Any]) -> None:
+    """What a plugin's type says of itself, pydantic writes beside null; readers look for it at the property."""
+    for branch in prop.get("anyOf", ()):
+        for key in ("description", "examples"):
+            if key in branch and key not in prop:
+                prop[key] = branch.pop(key)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from chatplan import ChatCompletionRequest, Plugins, hookimpl
 from chatplan.fields import GROUPS, group_of, request_schema
@@ -41,3 +43,17 @@ def test_a_field_whose_plugin_is_left_out_keeps_its_group() -> None:
     plugins = Plugins(disable=["filters"], installed=False)
     min_p = request_schema(plugins)["properties"]["min_p"]
     assert (min_p["x-group"], min_p["x-plugins"]) == ("sampling", [])
+
+
+class Soft:
+    """A plugin whose field is described at its type."""
+
+    @hookimpl
+    def request_fields(self) -> Mapping[str, Any]:
+        return {"soft": Annotated[float, Field(ge=0, description="How soft.", examples=[0.5])]}
+
+
+def test_what_a_type_says_of_itself_stands_at_the_property() -> None:
+    soft = request_schema(Plugins([Soft], installed=False))["properties"]["soft"]
+    assert (soft["description"], soft["examples"]) == ("How soft.", [0.5])
+    assert soft["anyOf"] == [{"minimum": 0, "type": "number"}, {"type": "null"}]
