@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from chatplan.adapters.cli.loading import missing_folder
 from chatplan.adapters.cli.options import Disabled, PluginNames
 from chatplan.adapters.cli.reading import read_json
-from chatplan.errors import RequestError
+from chatplan.errors import EngineError
 
 if TYPE_CHECKING:
     from chatplan.explaining import Explanation, FieldEffect
@@ -48,9 +49,10 @@ def _explain(data: Any, model: str | None, plugin: Any, disable: Any) -> Explana
     plugins = Plugins(plugin, disable)
     request = parse_request(data, plugins.request_type)
     try:
+        missing_folder(model or "")
         info = stand_in(request.model) if model is None else ModelInfo.without_weights(model)
     except (OSError, ValueError) as error:
-        raise RequestError(f"no model is there: {error}", param="--model") from error
+        raise EngineError(f"no model is there: {error}", param=model) from error
     return explain_request(request, info, plugins)
 
 

@@ -15,7 +15,7 @@ from chatplan.errors import ChatplanError, EngineError, RequestError
 if TYPE_CHECKING:
     from chatplan.chat import Chat
 
-__all__ = ["DEFAULT_MODEL", "Place", "is_url", "load_chat", "missing_folder"]
+__all__ = ["DEFAULT_MODEL", "Place", "check_local", "is_url", "load_chat", "missing_folder"]
 
 DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -53,6 +53,18 @@ def missing_folder(model: str) -> None:
         raise EngineError("there is no such folder", param=model)
 
 
+def check_local(place: Place) -> None:
+    """Refuse what cannot be right for a model that is loaded here.
+
+    Raises:
+        EngineError: there is no such folder.
+        RequestError: a key was given, which is for a server; one in the environment may be for others.
+    """
+    missing_folder(place.model)
+    if place.api_key is not None and "CHATPLAN_API_KEY" not in os.environ:
+        raise RequestError("is for a server, and the model is loaded here", param="--api-key")
+
+
 def load_chat(place: Place) -> Chat:
     """Load the model, or ask the server, and say so on a terminal.
 
@@ -62,7 +74,6 @@ def load_chat(place: Place) -> Chat:
     """
     with _waiting(f"{'asking' if is_url(place.model) else 'loading'} {place.model} …"):
         try:
-            missing_folder(place.model)
             return _connect(place) if is_url(place.model) else _load(place)
         except ChatplanError as error:
             if error.param == "--model":
@@ -86,6 +97,7 @@ def _connect(place: Place) -> Chat:
 
 
 def _load(place: Place) -> Chat:
+    check_local(place)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import torch
 
@@ -94,8 +106,6 @@ def _load(place: Place) -> Chat:
     from chatplan.adapters.weights import likely_device
     from chatplan.settings import Settings
 
-    if place.api_key is not None and "CHATPLAN_API_KEY" not in os.environ:
-        raise RequestError("is for a server, and the model is loaded here", param="--api-key")
     try:
         settings = Settings(**place.settings)
     except ValueError as error:

@@ -72,7 +72,7 @@ def _entry(number: int, line: str, fields: Mapping[str, Any]) -> str:
         return line
     if isinstance(data["body"], dict):
         data["body"] = {**data["body"], **fields}
-    return json.dumps(data, ensure_ascii=False)
+    return json.dumps(data)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import typer
 
 from chatplan.adapters.batch.commands import BATCH_SIZE, with_settings
 from chatplan.adapters.cli.field_flags import given_fields
-from chatplan.adapters.cli.loading import DEFAULT_MODEL, Place, is_url, load_chat
+from chatplan.adapters.cli.loading import DEFAULT_MODEL, Place, check_local, is_url, load_chat
 from chatplan.adapters.cli.options import (
     ApiKey,
     Assignments,
@@ -24,7 +24,7 @@ from chatplan.adapters.cli.options import (
 )
 from chatplan.adapters.cli.reading import read_text
 from chatplan.adapters.cli.requests_file import batch_file, is_lines, one_request
-from chatplan.errors import RequestError
+from chatplan.errors import EngineError, RequestError
 
 if TYPE_CHECKING:
     from chatplan.adapters.batch.options import Options
@@ -120,6 +120,10 @@ def _run_lines(file: Path, text: str, output: Path, place: Place, fields: dict[s
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from here", err=True)
         raise typer.Exit(130) from None
+    except RequestError as error:
+        if error.param == "--model":  # that it does not load is no fault of the file
+            raise EngineError(error.message, param=place.model) from error
+        raise
     done = f"{output} is complete already; --restart answers anew" if summary is None else f"{summary} in {output}"
     typer.echo(done, err=True)
 
@@ -130,6 +134,7 @@ def _options(place: Place) -> Options:
 
     if is_url(place.model):
         raise RequestError("answers one request at a time; a .jsonl needs a checkpoint", param=place.model)
+    check_local(place)
     try:
         settings = Settings(**{"batch_size": BATCH_SIZE, **place.settings})
     except ValueError as error:

@@ -162,7 +162,6 @@ def test_plugins(shouting: str) -> None:
         (["-"], json.dumps({"messages": HI, "stop": "a\nb", "top_p": "x\ny"}), "top_p: "),
         (["no/such/file.json"], None, "no/such/file.json: cannot be read"),
         (["."], None, "cannot be read"),
-        (["-", "--model", "no/such/model"], json.dumps({"messages": HI}), "--model: "),
         (["-", "--plugin", "no.such.plugin"], json.dumps({"messages": HI}), "no.such.plugin"),
         (["-", "--disable", "nothing"], json.dumps({"messages": HI}), "disable names nothing"),
     ],
@@ -175,7 +174,9 @@ def test_what_cannot_be_explained_is_one_line(
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path: Path, request_file: Path) -> None:
-    assert "--model: " in refused("explain", request_file, "--model", tmp_path)
+    result = CliRunner().invoke(app, ["explain", str(request_file), "--model", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"error: {tmp_path}: no model is there")
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_standard_input_may_have_a_request_a_line(
         ("a.json", '{"messages": []}', "messages: "),
         ("a.jsonl", "", "a.jsonl: has no requests"),
         ("a.jsonl", '{"messages": []}\nnothing\n', "a.jsonl: line 2: is not JSON"),
+        ("a.jsonl", '{"messages": [{"role": "user", "content": "\\ud800"}]}', "a.jsonl: line 1: is not JSON"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(
@@ -119,3 +120,13 @@ def test_options_for_the_other_kind_of_file_are_refused(
     assert "--output" in refusal("run", request_file, "--model", weights, "--restart")
     assert "--json" in refusal("run", lines_file, "--model", weights, "--json")
     assert "a .jsonl needs a checkpoint" in refusal("run", lines_file, "--model", "http://127.0.0.1:9")
+    assert "--api-key: is for a server" in refusal("run", lines_file, "--model", weights, "--api-key", "x")
+
+
+@pytest.mark.parametrize("name", ["empty", "missing"])
+def test_a_model_that_does_not_load_is_failed_work(
+    refusal: Callable[..., str], request_file: Path, lines_file: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments in (("run", request_file), ("run", lines_file), ("explain", request_file)):
+        assert f"error: {tmp_path / name}: " in refusal(*arguments, "--model", tmp_path / name, code=1)
