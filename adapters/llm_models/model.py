@@ -15,7 +15,7 @@ from chatplan.adapters.llm_models.messages import as_messages, as_tools
 
 if TYPE_CHECKING:
     from chatplan.chat import Chat
-    from chatplan.response import ChatCompletionChunk
+    from chatplan.response import ChatCompletionChunk, FunctionCall
 
 __all__ = ["AsyncChatModel", "ChatModel"]
 
@@ -125,5 +125,13 @@ def _conclude(response: llm.Response | llm.AsyncResponse, chunks: list[ChatCompl
     if answer.usage is not None:
         response.set_usage(input=answer.usage.prompt_tokens, output=answer.usage.completion_tokens)
     for call in answer.choices[0].message.tool_calls:
-        arguments = json.loads(call.function.arguments or "{}")
-        response.add_tool_call(llm.ToolCall(call.function.name, arguments, call.id))
+        response.add_tool_call(llm.ToolCall(call.function.name, _arguments(call.function), call.id))
+
+
+def _arguments(call: FunctionCall) -> dict[str, Any]:
+    try:
+        arguments: dict[str, Any] = json.loads(call.arguments or "{}")
+    except ValueError:
+        wanted = "the answer ended within it, which a higher max_tokens may help"
+        raise llm.ModelError(f"the call of {call.name} is not whole: {wanted}") from None
+    return arguments

@@ -121,6 +121,29 @@ def test_tools_are_called_and_their_results_go_back(tiny_folder: Path) -> None:
     assert second.text()
 
 
+def test_half_a_call_of_a_tool_is_one_error(tiny_folder: Path) -> None:
+    import llm
+
+    from chatplan.adapters.llm_models import ChatModel
+
+    def weather(sunny: bool) -> str:
+        """The weather."""
+        return "sunny"
+
+    prompt = ChatModel(str(tiny_folder)).prompt("Weather?", tools=[weather], tool_choice="required", max_tokens=52)
+    with pytest.raises(llm.ModelError, match="the call of weather is not whole"):
+        prompt.text()
+
+
+def test_beam_search_answers_at_once(tiny_folder: Path) -> None:
+    from chatplan.adapters.llm_models import ChatModel
+
+    options = {"use_beam_search": True, "n": 2, "temperature": 0, "max_tokens": 4, "ignore_eos": True}
+    answer = ChatModel(str(tiny_folder)).prompt("Hi", **options)
+    answer.text()
+    assert [choice["index"] for choice in answer.response_json["choices"]] == [0, 1]
+
+
 def test_the_asynchronous_model_says_the_same(tiny_folder: Path) -> None:
     from chatplan.adapters.llm_models import AsyncChatModel, ChatModel
 
