@@ -99,7 +99,7 @@ def print_whole(completion: ChatCompletion) -> None:
     """The text of each choice, and its tool calls as JSON, a line each."""
     for choice in completion.choices:
         for text in _texts(choice.message):
-            print(text)
+            print(_CONTROLS.sub("\ufffd", text) if sys.stdout.isatty() else text)
 
 
 def _texts(message: ChatMessage) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from chatplan import Chat
+from chatplan.adapters.cli.printing import print_whole
+from chatplan.response import ChatCompletion, ChatMessage, Choice
 
 HI = [{"role": "user", "content": "Hi"}]
 REQUEST = {"messages": HI, "temperature": 0, "max_tokens": 6, "ignore_eos": True}
@@ -52,6 +55,17 @@ def test_the_whole_answer(invoke: Callable[..., Any], weights: Path, request_fil
     assert (whole["object"], whole["choices"][0]["message"]["content"]) == ("chat.completion", answer)
     chunks = invoke("run", request_file, "--model", weights, "--json", "--stream").stdout.splitlines()
     assert {json.loads(chunk)["object"] for chunk in chunks} == {"chat.completion.chunk"}
+
+
+def test_a_terminal_gets_no_characters_that_it_obeys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    choice = Choice(index=0, message=ChatMessage(content="a\x1b[2Jb"))
+    completion = ChatCompletion(id="1", created=0, model="m", choices=[choice])
+    print_whole(completion)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_whole(completion)
+    assert capsys.readouterr().out == "a\x1b[2Jb\na\ufffd[2Jb\n"
 
 
 def test_flags_win_over_the_file(invoke: Callable[..., Any], weights: Path, request_file: Path) -> None:
