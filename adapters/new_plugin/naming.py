@@ -13,7 +13,7 @@ from chatplan.request import ChatCompletionRequest
 
 __all__ = ["Names"]
 
-_PACKAGE = re.compile(r"[a-z][a-z0-9]*([._-]+[a-z0-9]+)*", re.IGNORECASE)
+_PACKAGE = re.compile(r"[a-z][a-z0-9]*([._-]+[a-z0-9]+)*", re.IGNORECASE | re.ASCII)
 _FIELD = re.compile(r"[a-z][a-z0-9_]*")
 _LONGEST = 50
 

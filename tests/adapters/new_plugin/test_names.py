@@ -24,7 +24,9 @@ def test_all_names_follow_from_one(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["", "9lives", "-x", "a/b", "../up", "a b", "naïve", "x" * 51, "a-", ".", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "9lives", "-x", "a/b", "../up", "a b", "naïve", "\u017foo", "x" * 51, "a-", ".", "a\n"]
+)
 def test_what_is_no_package_name_is_refused(name: str) -> None:
     with pytest.raises(RequestError, match="cannot be the name of a package") as caught:
         Names.of(name)
