@@ -31,6 +31,8 @@ def server_url() -> Iterator[str]:
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     while not server.started:
+        if not thread.is_alive():
+            raise RuntimeError("the server did not start")
         time.sleep(0.05)
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
