@@ -79,6 +79,8 @@ def render_prompt(request: ChatCompletionRequest, model: ModelInfo, template_arg
     else:
         tools = args.pop("tools", ())
         conversation, text = _render_plain(request, model, conversation, tools, {**args, "chat_template": template})
+    if not _is_text(text):
+        raise RequestError("half of a surrogate pair is no text", param="messages")
     ids = model.tokenizer.encode(text, add_special_tokens=request.add_special_tokens)
     if not ids:
         raise RequestError("the rendered conversation is empty", param="messages")
@@ -88,6 +90,15 @@ def render_prompt(request: ChatCompletionRequest, model: ModelInfo, template_arg
     return Prompt(
         tuple(ids[-request.truncate_prompt_tokens :] if request.truncate_prompt_tokens else ids), text, role, echo
     )
+
+
+def _is_text(text: str) -> bool:
+    """Whether UTF-8 can hold it; in Python and in JSON a string may be less than text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _render(

@@ -121,7 +121,7 @@ class Field:
         if text.startswith("@@") or text == "@" or not text.startswith("@"):
             return text[1:] if text.startswith("@@") else text
         try:
-            return Path(text[1:]).read_text("utf-8")
+            return Path(text[1:]).read_text("utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RequestError(

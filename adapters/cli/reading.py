@@ -9,7 +9,7 @@ from typing import Any
 
 from chatplan.errors import RequestError
 
-__all__ = ["read_json", "read_text"]
+__all__ = ["parse_json", "read_json", "read_text"]
 
 
 def read_text(path: Path) -> str:
@@ -31,8 +31,18 @@ def read_json(path: Path) -> Any:
     Raises:
         RequestError: it cannot be read, or is no JSON.
     """
-    text = read_text(path)
+    return parse_json(path, read_text(path))
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """The JSON in ``text``, which is that of ``path``.
+
+    Raises:
+        RequestError: it is no JSON, or nested more deeply than Python reads.
+    """
     try:
         return json.loads(text)
     except ValueError as error:
         raise RequestError(f"is not JSON: {error}", param=str(path)) from error
+    except RecursionError:
+        raise RequestError("is nested too deeply", param=str(path)) from None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chatplan.adapters.cli.reading import parse_json
 from chatplan.errors import RequestError
 
 __all__ = ["batch_file", "is_lines", "one_request"]
@@ -29,10 +30,7 @@ def one_request(path: Path, text: str) -> dict[str, Any]:
     Raises:
         RequestError: it is no JSON, or no request.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise RequestError(f"is not JSON: {error}", param=str(path)) from None
+    data = parse_json(path, text)
     if isinstance(data, list):
         return {"messages": data}
     if not isinstance(data, dict):
@@ -78,6 +76,6 @@ def _entry(number: int, line: str, fields: Mapping[str, Any]) -> str:
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None

@@ -86,9 +86,9 @@ def _run_one(place: Place, request: dict[str, Any], as_json: bool, stream: bool)
     from chatplan.adapters.cli.printing import Printer, print_whole
 
     chat = load_chat(place)
-    streams = bool(request.pop("stream", False)) or stream
     try:
-        if not streams:
+        request = {**request, "stream": True} if stream else request
+        if not chat.request(request).stream:
             completion = chat.complete(request)
             print_whole(completion) if not as_json else print(_json(completion))
         elif as_json:

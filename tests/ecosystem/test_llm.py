@@ -138,10 +138,11 @@ def test_half_a_call_of_a_tool_is_one_error(tiny_folder: Path) -> None:
 def test_beam_search_answers_at_once(tiny_folder: Path) -> None:
     from chatplan.adapters.llm_models import ChatModel
 
-    options = {"use_beam_search": True, "n": 2, "temperature": 0, "max_tokens": 4, "ignore_eos": True}
+    options: Any = {"use_beam_search": True, "n": 2, "temperature": 0, "max_tokens": 4, "ignore_eos": True}
     answer = ChatModel(str(tiny_folder)).prompt("Hi", **options)
     answer.text()
-    assert [choice["index"] for choice in answer.response_json["choices"]] == [0, 1]
+    whole: Any = answer.response_json
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1]
 
 
 def test_the_asynchronous_model_says_the_same(tiny_folder: Path) -> None:

@@ -57,6 +57,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"request_id": ""}, "request_id"),
     ({"seed": 2**63}, "seed"),
     ({"no_such_field": 1}, "no_such_field"),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages"),
     ({"stream": True}, "stream"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),

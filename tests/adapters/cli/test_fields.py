@@ -74,6 +74,8 @@ def test_what_is_no_value_names_the_field(table: Mapping[str, Field], name: str,
 def test_a_file_holds_a_value(table: Mapping[str, Field], tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('{"type": "null"}', "utf-8")
     assert table["guided_json"].parse(f"@{tmp_path}/schema.json") == {"type": "null"}
+    (tmp_path / "regex").write_text("[0-9]\n", "utf-8")
+    assert table["guided_regex"].parse(f"@{tmp_path}/regex") == "[0-9]"
     with pytest.raises(RequestError, match="guided_json: .*none.json cannot be read"):
         table["guided_json"].parse(f"@{tmp_path}/none.json")
 

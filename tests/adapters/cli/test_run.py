@@ -113,6 +113,7 @@ def test_standard_input_may_have_a_request_a_line(
     ("name", "text", "line"),
     [
         ("a.json", "{", "a.json: is not JSON"),
+        ("a.json", "[" * 200_000, "a.json: is nested too deeply"),
         ("a.json", "3", "a.json: should be a request"),
         ("a.json", "{}", "messages: is required"),
         ("a.json", '{"messages": []}', "messages: "),
