@@ -53,6 +53,7 @@ def test_messages_are_edited_deleted_and_asked_again(site: Any) -> None:
     site.page.locator(".turn.user").get_by_text("Edit").click()
     site.page.fill(".editor", "Two")
     site.page.press(".editor", "Enter")
+    assert site.page.evaluate("document.activeElement.id") == "transcript", "the keyboard stays where it was"
     with site.page.expect_request("**/v1/chat/completions") as sent:
         site.page.locator(".turn.user").get_by_text("Retry").click()
     assert sent.value.post_data_json["messages"] == [
@@ -62,6 +63,8 @@ def test_messages_are_edited_deleted_and_asked_again(site: Any) -> None:
     site.answer()
     site.page.locator(".turn.answer").get_by_text("Delete").click()
     assert [each["content"] for each in site.next_request()["messages"]] == ["Be brief.", "Two"]
+    site.page.click("#clear")
+    assert [each["content"] for each in site.next_request()["messages"]] == ["Be brief."]
 
 
 def test_all_choices_are_shown_and_one_goes_on(site: Any) -> None:

@@ -142,7 +142,7 @@ def test_what_is_wrong_is_said_and_not_sent(site: Any) -> None:
         site.page.fill("#prompt", "Hi")
         site.page.press("#prompt", "Enter")
         assert site.page.locator(".turn").count() == 0
-        assert name in site.page.locator("#status").inner_text()
+        assert site.page.locator("#status").inner_text().count(f"{name}: ") == 1
         site.page.click(f"[aria-label='Reset {name}']")
 
 
@@ -155,9 +155,16 @@ def test_fields_are_searched_and_counted(site: Any) -> None:
     site.page.fill("#search", "")
     site.page.check("#only-changed")
     assert site.page.locator(".field:visible label").all_inner_texts() == ["temperature"]
-    assert site.page.locator('[data-group="sampling"] .count').inner_text() == "1 set"
+    site.page.select_option("#preset", "Given:Reproducible")
+    assert site.page.locator(".field:visible label").all_inner_texts() == ["temperature", "seed"]
+    assert site.page.locator('[data-group="sampling"] .count').inner_text() == "2 set"
     site.page.click("#reset-all")
     assert "temperature" not in site.next_request()
+
+
+def test_an_example_is_written_as_it_is_typed(site: Any) -> None:
+    control = site.field("guided_regex").locator("textarea")
+    assert control.get_attribute("placeholder") == "e.g. [0-9]{4}"
 
 
 def test_a_slider_sets_the_number(site: Any) -> None:

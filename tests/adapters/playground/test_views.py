@@ -106,6 +106,24 @@ def test_two_settings_side_by_side(site: Any) -> None:
     site.shoot("compare")
 
 
+def test_what_is_wrong_on_one_side_is_said_there(site: Any) -> None:
+    site.set("seed", "1")
+    site.page.click("#compare")
+    site.set("top_p", "0.5", "B")
+    site.page.click("#side-a")
+    site.set("max_tokens", "0")
+    site.page.click("#side-b")
+    assert "seed" not in site.page.locator("#differences").inner_text(), "what can be read is compared"
+    site.page.fill("#search", "top")
+    site.page.fill("#prompt", "Hi")
+    site.page.press("#prompt", "Enter")
+    assert site.page.locator("#status").inner_text() == "Error: max_tokens: should be 1 or more"
+    assert site.field("max_tokens", "A").is_visible()
+    assert site.page.input_value("#search") == ""
+    assert site.page.locator("[data-side=B] .wrong").count() == 0
+    assert site.page.locator(".turn").count() == 0
+
+
 HARD = 'It\'s "$HOME" `id` $(id) \\n \\\\ %s !! é 👍\n\'\'\'\n""" # *'
 
 
@@ -116,6 +134,12 @@ def fill_hard(site: Any, stream: bool) -> None:
     site.set("max_tokens", "200")
     site.page.fill("#prompt", HARD)
     site.page.click("#tab-json")
+
+
+def test_the_form_of_the_next_request_is_marked(site: Any) -> None:
+    site.page.click("#tab-json")
+    marks = site.page.locator("[data-form]")
+    assert [each.get_attribute("aria-pressed") for each in marks.all()] == ["true", "false", "false", "false"]
 
 
 @pytest.mark.parametrize("stream", [True, False])

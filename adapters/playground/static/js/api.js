@@ -20,6 +20,9 @@ export class ApiError extends Error {
   }
 }
 
+/** What is wrong, with the name of the field. */
+export const told = (error) => [error.param, error.message].filter(Boolean).join(": ");
+
 /** The response to a request, if it is a good one; `body` is JSON text. */
 export async function call(path, { body, signal } = {}) {
   const headers = readKey() ? { Authorization: `Bearer ${readKey()}` } : {};

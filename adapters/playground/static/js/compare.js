@@ -32,7 +32,7 @@ export class Sides {
     this.comparing = on;
     if (on && !this.all.B) {
       this.all.B = new Settings("B", this.schema, this.changed);
-      this.all.B.write(this.all.A.valuesSoFar() ?? {});
+      this.all.B.write(this.all.A.valuesSoFar());
     }
     this.edit(on ? "B" : "A");
   }
@@ -56,7 +56,7 @@ export class Sides {
   differences(node) {
     node.hidden = !this.comparing;
     if (!this.comparing) return;
-    const [one, other] = [this.all.A.valuesSoFar() ?? {}, this.all.B.valuesSoFar() ?? {}];
+    const [one, other] = [this.all.A.valuesSoFar(), this.all.B.valuesSoFar()];
     const names = [...new Set([...Object.keys(one), ...Object.keys(other)])];
     const rows = names
       .filter((name) => toJson(one[name]) !== toJson(other[name]))

@@ -29,18 +29,6 @@ export class Conversation {
   remove(at) {
     this.turns.splice(at, 1);
   }
-
-  /** Where an answer would go: after the last message that is no answer. */
-  get retryAt() {
-    for (let at = this.turns.length; at > 0; at--)
-      if (this.turns[at - 1].message?.role !== "assistant" && this.turns[at - 1].message) return at;
-    return -1;
-  }
-
-  /** The answers of the last turn that has some. */
-  get last() {
-    return this.turns.findLast((turn) => turn.answers)?.answers ?? {};
-  }
 }
 
 function of(turn, side) {

@@ -24,7 +24,8 @@ export class Field {
   form(kind, shape, at) {
     const given = this.property.default;
     const unset = given == null || (Array.isArray(given) && !given.length) ? "" : toJson(given).replace(/^"|"$/g, "");
-    const example = this.property.examples?.length ? toJson(this.property.examples[0]) : "";
+    const [first] = this.property.examples ?? [];
+    const example = kind === "string" ? first : first === undefined ? "" : toJson(first);
     const id = at ? `${this.id}-${kind}` : this.id;
     const hints = {
       id,

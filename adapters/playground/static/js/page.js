@@ -1,5 +1,6 @@
 /** The page at work: a prompt goes to each side, answers come back, the inspector shows them. */
 
+import { told } from "./api.js";
 import { Conversation } from "./conversation.js";
 import { $, button, el, setText } from "./dom.js";
 import { toJson } from "./json.js";
@@ -55,11 +56,12 @@ export class Page {
     });
     addEventListener("keydown", (event) => event.key === "Escape" && this.sender.busy && this.sender.stop());
     $("#stop").addEventListener("click", () => this.sender.stop());
-    $("#clear").addEventListener("click", () => this.load({ messages: [] }, false));
+    $("#clear").addEventListener("click", () => this.load({ messages: this.conversation.messages("A", 0) }, false));
     $("#explain").addEventListener("click", () => {
       this.pane("inspector");
       this.plan();
     });
+    for (const id of ["#compare", "#side-a", "#side-b"]) $(id).addEventListener("click", () => this.tools.apply());
     for (const id of ["#system", "#prompt", "#stream"]) $(id).addEventListener("input", () => this.changed());
   }
 
@@ -94,7 +96,7 @@ export class Page {
       this.redraw();
       return true;
     } catch (error) {
-      this.refused(error, this.sides.edited);
+      this.refused(error, error.side ?? this.sides.edited);
       return false;
     }
   }
@@ -104,8 +106,8 @@ export class Page {
     this.transcript.update(answer);
     if (answer.over) {
       const text = answer.choices[answer.chosen]?.content ?? "";
-      this.status(answer.error ? `Error: ${answer.error.message}` : `The answer is ${answer.state}: ${text}`);
       if (answer.error) this.refused(answer.error, answer.side);
+      else this.status(`The answer is ${answer.state}: ${text}`);
       this.changed();
     }
     if (answer.over && answer === this.inspected) this.inspect(answer);
@@ -113,10 +115,12 @@ export class Page {
   }
 
   refused(error, side) {
-    if (!this.sides.all[side].point(error.param, error.message)) return this.status(`Error: ${error.message}`);
-    this.sides.edited !== side && this.sides.edit(side);
-    this.status(`Error: ${error.param}: ${error.message}`);
-    this.sides.all[side].point(error.param, error.message);
+    this.status(`Error: ${told(error)}`);
+    const field = this.sides.all[side].named(error.param);
+    if (!field) return;
+    if (this.sides.edited !== side) this.sides.edit(side);
+    this.tools.clear();
+    this.sides.current.point(field, error.message);
   }
 
   inspect(answer, open = false) {
@@ -150,7 +154,7 @@ export class Page {
     const side = this.sides.edited;
     try {
       const body = this.body(side);
-      showPlan($("#plan-view"), body, (error) => this.sides.all[side].point(error.param, error.message));
+      showPlan($("#plan-view"), body, (error) => this.refused(error, side));
     } catch (error) {
       this.refused(error, side);
     }

@@ -1,6 +1,6 @@
 /** The plan view: which plugin turned which field into what, before anything is generated. */
 
-import { ask } from "./api.js";
+import { ask, told } from "./api.js";
 import { el, show } from "./dom.js";
 import { toJson } from "./json.js";
 
@@ -12,7 +12,7 @@ export async function showPlan(node, body, refused) {
     const fields = found.fields.filter((row) => row.field !== "request_id" || "request_id" in body);
     show(node, ...sections({ ...found, fields }));
   } catch (error) {
-    show(node, el("p", { class: "problem", role: "alert" }, [error.param, error.message].filter(Boolean).join(": ")));
+    show(node, el("p", { class: "problem", role: "alert" }, told(error)));
     refused(error);
   }
 }

@@ -1,5 +1,6 @@
 /** Settings under a name: some that come with the page, and the reader's own, kept by the browser. */
 
+import { told } from "./api.js";
 import { button, el, show } from "./dom.js";
 import { parseJson, toJson } from "./json.js";
 
@@ -97,7 +98,7 @@ export class Presets {
       this.name.value = "";
       this.acts.status(`The preset ${name} is saved.`);
     } catch (error) {
-      this.acts.status(error.message);
+      this.acts.status(told(error));
     }
   }
 

@@ -39,24 +39,23 @@ export class Settings {
     );
   }
 
-  /** The fields that are set; throws the first one that is wrong, with its name as `param`. */
-  values() {
+  /** The fields that are set; `wrong(error)` hears of each that cannot be read, with its name and its side. */
+  values(wrong = raise) {
     const found = {};
-    for (const [name, field] of this.fields) {
-      const { set, value } = read(field, name);
-      if (set) found[name] = value;
+    for (const [name, field] of [...this.fields, [this.others.name, this.others]]) {
+      try {
+        const { set, value } = field.read();
+        if (set) Object.assign(found, field === this.others ? value : { [name]: value });
+      } catch (error) {
+        wrong(Object.assign(error, { param: name, side: this.side }));
+      }
     }
-    const more = read(this.others, "other fields");
-    return { ...found, ...(more.set ? more.value : {}) };
+    return found;
   }
 
   /** The values that can be read, without a word about the others. */
   valuesSoFar() {
-    try {
-      return this.values();
-    } catch {
-      return null;
-    }
+    return this.values(() => {});
   }
 
   /** Sets these fields, and no others. */
@@ -67,18 +66,20 @@ export class Settings {
       delete others[name];
     }
     this.others.write(Object.keys(others).length ? others : undefined);
+    this.filter(this.wanted);
     this.update();
   }
 
-  /** Shows the field that the server refused. `param` may be a path. */
-  point(param, message) {
-    const field = this.fields.get(/^\w*/.exec(param ?? "")[0]) ?? (param === "other fields" ? this.others : null);
-    if (!field) return false;
-    this.filter({ text: "", changed: false });
+  /** The field that an error names; `param` may be a path. */
+  named(param) {
+    return this.fields.get(/^\w*/.exec(param ?? "")[0]) ?? (param === this.others.name ? this.others : null);
+  }
+
+  /** Shows what is wrong with a field. */
+  point(field, message) {
     field.complain(message);
     field.node.closest("details")?.setAttribute("open", "");
     field.node.scrollIntoView({ block: "center" });
-    return true;
   }
 
   filter(wanted) {
@@ -102,12 +103,8 @@ export class Settings {
 
 const matches = (node, text) => !text || node.textContent.toLowerCase().includes(text);
 
-function read(field, name) {
-  try {
-    return field.read();
-  } catch (error) {
-    throw Object.assign(new Error(`${name}: ${error.message}`), { param: name });
-  }
+function raise(error) {
+  throw error;
 }
 
 /** The box above the fields: search, only those that are set, and reset all. */

@@ -32,7 +32,7 @@ const percent = (chance) => `${(chance * 100).toFixed(chance < 0.1 ? 2 : 1)} %`;
 /** Shows the tokens of `choice` in `node`; without any, `turnOn`, which asks for log-probabilities. */
 export function showTokens(node, choice, turnOn) {
   if (!choice?.tokens.length) {
-    const why = choice ? "This answer came without log-probabilities." : "No answer yet.";
+    const why = choice ? "This answer came without log-probabilities." : "No tokens yet.";
     return show(node, el("p", { class: "empty" }, why), turnOn);
   }
   const entries = choice.tokens;

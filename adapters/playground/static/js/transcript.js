@@ -1,5 +1,6 @@
 /** Shows the conversation, and changes it: edit, delete, retry, choose. */
 
+import { told } from "./api.js";
 import { button, el, setText, show } from "./dom.js";
 import { textOf } from "./conversation.js";
 
@@ -11,6 +12,7 @@ export class Transcript {
 
   render() {
     this.views.clear();
+    const focused = this.node.contains(document.activeElement);
     const turns = this.conversation.turns.map((turn, at) =>
       turn.message ? this.message(turn, at) : this.answers(turn, at),
     );
@@ -20,6 +22,7 @@ export class Transcript {
         ? turns
         : el("p", { class: "empty" }, "Say something. A field of the settings is sent only if you set it."),
     );
+    if (focused) this.node.focus({ preventScroll: true });
     this.end();
   }
 
@@ -129,9 +132,9 @@ export class Transcript {
     const update = () => {
       answer.choices.forEach((choice, index) => (parts[index] ??= this.choice(answer, index, choices))(choice));
       article.dataset.state = answer.state;
-      setText(note, told(answer));
+      setText(note, stateOf(answer));
       problem.hidden = !answer.error;
-      setText(problem, answer.error ? [answer.error.param, answer.error.message].filter(Boolean).join(": ") : "");
+      setText(problem, answer.error ? told(answer.error) : "");
       choices.classList.toggle("many", answer.choices.length > 1);
     };
     this.views.set(answer, update);
@@ -175,7 +178,7 @@ export class Transcript {
 
 let ids = 0;
 
-function told(answer) {
+function stateOf(answer) {
   if (answer.state === "waiting") return "waiting for the first token";
   if (answer.state === "running") return "writing";
   const counts = answer.usage ? `${answer.usage.prompt_tokens} + ${answer.usage.completion_tokens} tokens, ` : "";

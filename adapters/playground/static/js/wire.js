@@ -1,6 +1,6 @@
 /** The JSON view: what would be sent, as JSON or as a program, and what was sent and received. */
 
-import { address } from "./api.js";
+import { address, told } from "./api.js";
 import { button, copyText, el, show } from "./dom.js";
 import { parseJson, toJson } from "./json.js";
 import { curl, javascript, python } from "./snippets.js";
@@ -37,7 +37,7 @@ export class Wire {
       button(form, () => this.choose(form), {
         class: "quiet form",
         "data-form": form,
-        "aria-pressed": form === this.form,
+        "aria-pressed": String(form === this.form),
       }),
     );
     this.forms = el("div", { class: "segments", role: "group", "aria-label": "Show the request as" }, ...forms);
@@ -60,7 +60,7 @@ export class Wire {
     try {
       this.code.textContent = FORMS[this.form](this.acts.body(), this.acts.model());
     } catch (error) {
-      this.code.textContent = error.message;
+      this.code.textContent = told(error);
     }
   }
 
