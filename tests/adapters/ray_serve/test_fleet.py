@@ -186,10 +186,10 @@ def test_a_stream_of_comments_had_not_begun(fleet: Fleet, http: httpx.Client) ->
 
 
 def test_fewer_replicas_by_the_config_file(fleet: Fleet, http: httpx.Client) -> None:
-    fleet.until(lambda: fleet.running() == 2)
+    fleet.until(lambda: fleet.running() == 2 and len(fleet.processes()) == 2)  # the list of processes comes later
     before = fleet.processes()
     fleet.config["applications"][0]["deployments"] = [{"name": "Replica", "num_replicas": 1}]
     fleet.deploy()
-    fleet.until(lambda: fleet.running() == 1)
+    fleet.until(lambda: fleet.running() == 1 and len(fleet.processes()) == 1)
     assert set(fleet.processes()) < set(before)
     assert http.post(PATH, json=ask("Hi", max_tokens=1)).status_code == 200

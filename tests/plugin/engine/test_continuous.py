@@ -414,6 +414,9 @@ def test_an_urgent_request_takes_the_cache_of_others(make: Make, generate: Chat)
 
 def test_an_urgent_answer_takes_the_cache_that_it_grows_into(make: Make) -> None:
     chat = make(scheduling_policy="priority", **SMALL)
+    # Each step takes its time, so that on a busy machine, too, the urgent one comes while the others run.
+    layer: Any = chat.model.require_module()
+    slowed = layer.model.embed_tokens.register_forward_pre_hook(lambda layer, args: time.sleep(0.003))
     ended: list[str] = []
 
     async def all_of_them() -> None:
@@ -421,13 +424,16 @@ def test_an_urgent_answer_takes_the_cache_that_it_grows_into(make: Make) -> None
             await chat.acomplete(ask(name * 40), ignore_eos=True, **fields)
             ended.append(name)
 
-        slow = [asyncio.ensure_future(one(name, max_tokens=180, priority=3)) for name in "ab"]
-        while engine_of(chat).stats().running < 2:
-            await asyncio.sleep(0.001)
+        slow = []
+        for name in "ab":  # one after the other, so that it is known which is the younger
+            slow.append(asyncio.ensure_future(one(name, max_tokens=180, priority=3)))
+            while engine_of(chat).stats().running < len(slow):
+                await asyncio.sleep(0.001)
         await one("c", max_tokens=190, priority=-1)
         await asyncio.gather(*slow)
 
     asyncio.run(all_of_them())
+    slowed.remove()
     # There is room for two of them, so the younger of the less urgent ones gave way.
     assert ended.index("c") < ended.index("b")
     until(lambda: idle(chat))
@@ -451,7 +457,10 @@ def test_a_model_that_breaks_fails_what_runs_and_serves_again(make: Make) -> Non
     assert all(str(run.error) == "RuntimeError: out of order" for run in runs)
     handle.remove()
     until(lambda: not engine_of(chat).loop.manager.is_running())
-    assert len(chat.complete(ask("x"), max_tokens=2, return_token_ids=True).choices[0].token_ids or []) == 2
+    assert (
+        len(chat.complete(ask("x"), max_tokens=2, ignore_eos=True, return_token_ids=True).choices[0].token_ids or [])
+        == 2
+    )
     until(lambda: idle(chat))
 
 
