@@ -55,7 +55,7 @@ export class Field {
     const about = el(
       "p",
       { class: "about", id: `${this.id}-about` },
-      meaning(this.property),
+      this.property.description ?? "",
       el("span", { class: "owner" }, this.owner()),
     );
     const head = el("div", { class: "head" }, label, old, this.chooser, this.reset);
@@ -131,11 +131,6 @@ export class Field {
     if (message) this.form_.input.setAttribute("aria-invalid", "true");
     this.node.classList.toggle("wrong", Boolean(message));
   }
-}
-
-/** What a field means; plugins' types may say it inside the choice between a value and null. */
-function meaning(property) {
-  return property.description ?? property.anyOf?.find((part) => part.description)?.description ?? "";
 }
 
 function fits(kind, examples) {
