@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from clock import After, dated
 
 from chatplan import Principal
 from chatplan.adapters.auth.jwks import read_keys
@@ -111,18 +112,15 @@ def test_a_scope_that_everybody_needs(issuer: Issuer, identify: Identify) -> Non
 
 # --- claims -----------------------------------------------------------------------------------------------------------
 
-NOW = int(time.time())
-
-
 @pytest.mark.parametrize(
     "claims",
     [
-        {"exp": NOW - 60},
+        {"exp": After(-60)},
         {"exp": None},
         {"exp": "never"},
         {"exp": float("nan")},
-        {"nbf": NOW + 600},
-        {"iat": NOW + 600},
+        {"nbf": After(600)},
+        {"iat": After(600)},
         {"iat": None},
         {"aud": "https://other.example"},
         {"aud": ["https://other.example"]},
@@ -140,7 +138,7 @@ NOW = int(time.time())
     ids=str,
 )
 def test_wrong_claims(issuer: Issuer, identify: Identify, claims: dict[str, Any]) -> None:
-    refused(identify(issuer.settings()), **bearer(issuer.token(issuer.add_key(), **claims)))
+    refused(identify(issuer.settings()), **bearer(issuer.token(issuer.add_key(), **dated(claims))))
 
 
 def test_leeway_and_several_audiences(issuer: Issuer, identify: Identify) -> None:
@@ -367,7 +365,7 @@ def test_nothing_secret_is_logged(issuer: Issuer, identify: Identify, caplog: py
     with caplog.at_level(logging.DEBUG):
         tokens = [
             issuer.token(key),
-            issuer.token(key, exp=NOW - 60),
+            issuer.token(key, **dated({"exp": After(-60)})),
             issuer.token(key, sub="very-secret", aud="very-secret"),
             issuer.token(key, header={"kid": "very-secret"}),
             issuer.token(key, header={"typ": "very-secret"}),

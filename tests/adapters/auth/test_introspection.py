@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from clock import After, dated
 
 from chatplan import Principal
 from chatplan.errors import AuthenticationError, OverloadedError
@@ -45,8 +46,8 @@ def test_the_server_shows_who_it_is(issuer: Issuer, identify: Identify) -> None:
         {"active": 1, "sub": "ann"},
         {"sub": "ann"},
         {"active": True},
-        {"active": True, "sub": "ann", "exp": int(time.time()) - 60},
-        {"active": True, "sub": "ann", "nbf": int(time.time()) + 600},
+        {"active": True, "sub": "ann", "exp": After(-60)},
+        {"active": True, "sub": "ann", "nbf": After(600)},
         {"active": True, "sub": "ann", "exp": "soon"},
         {"active": True, "sub": "ann", "scope": "chatplan:rpm:lots"},
         ["active"],
@@ -55,7 +56,7 @@ def test_the_server_shows_who_it_is(issuer: Issuer, identify: Identify) -> None:
     ids=str,
 )
 def test_what_is_not_valid(issuer: Issuer, identify: Identify, answer: Any) -> None:
-    issuer.opaque["t"] = answer
+    issuer.opaque["t"] = dated(answer)
     refused(identify(issuer.introspection()), "t")
 
 
