@@ -25,9 +25,18 @@ def pytest_configure(config: pytest.Config) -> None:
         # Texts are compared word for word and tensors are handed over: on the CPU, whatever else the machine has.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         torch.backends.mps.is_available = lambda: False
+    # Two threads for a tiny model cost seven times one, and tests share the cores among processes anyhow.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     # Jobs in the background of a shell ignore Ctrl-C, and so would the processes that tests end by it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 class Force:

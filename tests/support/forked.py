@@ -26,11 +26,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-PRELOADED = ("torch", "transformers", "transformers.models.llama.modeling_llama", "chatplan.chat", "chatplan.pipelines",
+PRELOADED = ("torch", "transformers", "transformers.models.llama.modeling_llama", "chatplan.chat",
              "chatplan.adapters.cli", "chatplan.adapters.pipeline", "chatplan.adapters.batch", "fastapi", "uvicorn",
              "chatplan.adapters.server", "openai")  # fmt: skip
 FORKS = hasattr(os, "fork") and sys.platform.startswith("linux")
 EXIT_FAILURE = 1
+# Where our programs find the process that forks, so that theirs need no other.
+SOCKET = "FORKED_SOCKET"
 
 
 # --- the process that forks -------------------------------------------------------------------------------------------
@@ -152,6 +154,14 @@ class _Server:
     """The forking process of this process; starts with the first program and ends with us."""
 
     def __init__(self) -> None:
+        self.path, self.process = os.environ.get(SOCKET, ""), None
+        if not self.path:
+            self._start()
+
+    path: str
+    process: subprocess.Popen[bytes] | None
+
+    def _start(self) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="forked-")
         self.path = str(Path(self.folder.name, "socket"))
         own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -166,7 +176,7 @@ class _Server:
                 return connection
             except OSError:
                 connection.close()
-                assert self.process.poll() is None, "the forking process ended"
+                assert self.process is None or self.process.poll() is None, "the forking process ended"
                 assert time.monotonic() < until, "the forking process does not start"
                 time.sleep(0.05)
 
@@ -186,9 +196,10 @@ class _Forked:
         self.stdin = self._stream(stdin, 0)
         self.stdout = self._stream(stdout, 1)
         self.stderr = self._stream(stderr, 2)
-        given = {"arguments": [str(item) for item in arguments], "cwd": str(cwd or os.getcwd()),
-                 "env": dict(os.environ if env is None else env), "new_session": start_new_session}  # fmt: skip
         server = _servers.get(os.getpid()) or _servers.setdefault(os.getpid(), _Server())
+        given = {"arguments": [str(item) for item in arguments], "cwd": str(cwd or os.getcwd()),
+                 "env": {**(os.environ if env is None else env), SOCKET: server.path},
+                 "new_session": start_new_session}  # fmt: skip
         self._connection = server.connect()
         socket.send_fds(self._connection, [json.dumps(given).encode() + b"\n"], self._files)
         for end in self._ends:
