@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from waiting import SECONDS, wait_until
 
 from chatplan.chat import Chat
 from chatplan.engine.base import Engine, PromptLogprobs
@@ -258,7 +259,7 @@ def test_an_answer_in_an_event_loop() -> None:
         answers = await asyncio.gather(talk.acomplete(HI), talk.acomplete(HI, max_tokens=2))
         return [answer.text for answer in answers]
 
-    assert asyncio.run(both()) == ["hello", "he"]
+    assert asyncio.run(asyncio.wait_for(both(), SECONDS)) == ["hello", "he"]
 
 
 def test_cancelling_stops_generating() -> None:
@@ -274,15 +275,13 @@ def test_cancelling_stops_generating() -> None:
 
     async def cancel() -> None:
         task = asyncio.ensure_future(talk.acomplete(HI, ignore_eos=True, max_tokens=5000))
-        await asyncio.to_thread(started.wait, 10)
+        assert await asyncio.to_thread(started.wait, SECONDS)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(cancel())
-    deadline = time.monotonic() + 10
-    while not observer.seen and time.monotonic() < deadline:
-        time.sleep(0.002)
+    asyncio.run(asyncio.wait_for(cancel(), SECONDS))
+    wait_until(lambda: observer.seen)
     ((_, usage, error),) = observer.seen
     assert error is None
     assert usage is not None

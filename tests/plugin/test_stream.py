@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from waiting import SECONDS, wait_until
 
 from chatplan.compiler import compile_plan
 from chatplan.engine.base import Engine, PromptLogprobs
@@ -29,7 +30,6 @@ from chatplan.stream import Stream
 TEXT = "hello"
 IDS = stand_in().tokenizer.encode(TEXT, add_special_tokens=False)
 EOS = 257
-WAIT = 10
 
 
 class Typist(Engine):
@@ -77,13 +77,6 @@ def text_of(chunks: Sequence[ChatCompletionChunk]) -> str:
     return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.002)
-
-
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -97,7 +90,7 @@ def test_chunks_come_in_order() -> None:
 
 def test_a_chunk_is_there_before_the_next_one_is_made() -> None:
     read = threading.Semaphore(1)
-    with stream(Typist(before=lambda position: read.acquire(timeout=WAIT))) as chunks:
+    with stream(Typist(before=lambda position: read.acquire(timeout=SECONDS))) as chunks:
         next(chunks)  # the role
         seen = []
         for chunk in chunks:
@@ -111,21 +104,21 @@ def test_chunks_come_in_an_event_loop() -> None:
         async with stream() as chunks:
             return [chunk async for chunk in chunks]
 
-    assert text_of(asyncio.run(read())) == TEXT
+    assert text_of(asyncio.run(asyncio.wait_for(read(), SECONDS))) == TEXT
 
 
 def test_the_event_loop_goes_on_while_a_reader_waits() -> None:
     gate = threading.Event()
 
     async def read() -> str:
-        chunks = stream(Typist(before=lambda position: gate.wait(WAIT)))
+        chunks = stream(Typist(before=lambda position: gate.wait(SECONDS)))
         waiting = asyncio.ensure_future(_all(chunks))
         await asyncio.sleep(0.02)  # others get their turn
         assert not waiting.done()
         gate.set()
-        return text_of(await asyncio.wait_for(waiting, WAIT))
+        return text_of(await asyncio.wait_for(waiting, SECONDS))
 
-    assert asyncio.run(read()) == TEXT
+    assert asyncio.run(asyncio.wait_for(read(), SECONDS)) == TEXT
 
 
 async def _all(chunks: Stream) -> list[ChatCompletionChunk]:
@@ -167,7 +160,7 @@ def test_an_ended_stream_stays_ended() -> None:
 def running() -> tuple[Typist, Stream]:
     engine = Typist(endless=True)
     chunks = stream(engine)
-    until(lambda: bool(engine.rows) and len(engine.rows[0].output_ids) > 3)
+    wait_until(lambda: bool(engine.rows) and len(engine.rows[0].output_ids) > 3)
     return engine, chunks
 
 
@@ -180,7 +173,7 @@ def test_close_stops_generating() -> None:
     next(chunks)
     assert not stopped(engine)
     chunks.close()
-    until(lambda: stopped(engine))
+    wait_until(lambda: stopped(engine))
     assert list(chunks) == []
     chunks.close()
 
@@ -194,11 +187,20 @@ def test_nobody_is_sent_the_rest_of_a_closed_stream() -> None:
     assert run.usage is not None
 
 
+def test_a_closed_stream_tells_every_row_when_all_are_cancelled() -> None:
+    run = RowRun(planned(n=3), stand_in(), lambda chunk: None)
+    told: list[tuple[int, list[bool]]] = []
+    for each in run.rows:
+        each.on_cancel = lambda row: told.append((row.index, [other.cancelled for other in run.rows]))
+    run.cancel()
+    assert told == [(index, [True] * 3) for index in range(3)]
+
+
 def test_leaving_a_with_block_stops_generating() -> None:
     engine, chunks = running()
     with pytest.raises(ZeroDivisionError), chunks:
         raise ZeroDivisionError
-    until(lambda: stopped(engine))
+    wait_until(lambda: stopped(engine))
 
 
 def test_leaving_an_async_with_block_stops_generating() -> None:
@@ -208,8 +210,8 @@ def test_leaving_an_async_with_block_stops_generating() -> None:
             await chunks.__anext__()
         return engine
 
-    engine = asyncio.run(leave())
-    until(lambda: stopped(engine))
+    engine = asyncio.run(asyncio.wait_for(leave(), SECONDS))
+    wait_until(lambda: stopped(engine))
 
 
 def test_garbage_stops_generating() -> None:
@@ -218,13 +220,13 @@ def test_garbage_stops_generating() -> None:
     next(iterator)
     del iterator, chunks
     gc.collect()
-    until(lambda: stopped(engine))
+    wait_until(lambda: stopped(engine))
 
 
 def test_a_cancelled_reader_can_leave() -> None:
     async def leave() -> Typist:
         gate = threading.Event()
-        engine = Typist(endless=True, before=lambda position: gate.wait(WAIT))
+        engine = Typist(endless=True, before=lambda position: gate.wait(SECONDS))
         chunks = stream(engine)
         await chunks.__anext__()  # the role
         with pytest.raises(asyncio.TimeoutError):
@@ -233,8 +235,8 @@ def test_a_cancelled_reader_can_leave() -> None:
         gate.set()
         return engine
 
-    engine = asyncio.run(leave())
-    until(lambda: stopped(engine))
+    engine = asyncio.run(asyncio.wait_for(leave(), SECONDS))
+    wait_until(lambda: stopped(engine))
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def test_an_error_is_raised_where_the_reader_is() -> None:
 
 def test_an_error_is_raised_in_the_event_loop_too() -> None:
     with pytest.raises(EngineError, match="out of order"):
-        asyncio.run(_all(stream(Typist(before=explode))))
+        asyncio.run(asyncio.wait_for(_all(stream(Typist(before=explode))), SECONDS))
 
 
 def test_errors_of_ours_are_raised_as_they_are() -> None:

@@ -10,17 +10,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from contextlib import contextmanager
+from functools import cache, partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from transformers import LogitsProcessor, MambaConfig, MambaForCausalLM, StoppingCriteria
+from waiting import SECONDS, join, wait_until
 
-from chatplan import Chat, ModelInfo, RequestError, Settings, Stage, hookimpl
+from chatplan import Chat, ModelInfo, Prompt, RequestError, Settings, Stage, hookimpl
 from chatplan.engine.generate import GenerateEngine
 from chatplan.engine.manage import PAGE
 from chatplan.errors import ChatplanError, EngineError
+from chatplan.folding import fold
 from chatplan.run import RowRun, Run
 from chatplan.standin import stand_in
 
@@ -33,7 +37,6 @@ else:
 pytestmark = pytest.mark.dev_only
 
 Make = Callable[..., Chat]
-WAIT = 20
 
 
 def ask(text: str) -> list[dict[str, str]]:
@@ -50,9 +53,12 @@ def make(new_model: Callable[[], Any]) -> Iterator[Make]:
         made.append(Chat(about, plugins=plugins, engine=engine))
         return made[-1]
 
+    gc.collect()
+    gc.freeze()  # transformers collects garbage whenever it stops, through all that is imported
     yield new
     for chat in made:
         chat.close()
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -68,13 +74,6 @@ def generate(make: Make) -> Chat:
 def engine_of(chat: Chat) -> ContinuousEngine:
     assert isinstance(chat.engine, ContinuousEngine)
     return chat.engine
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.002)
 
 
 def idle(chat: Chat) -> bool:
@@ -129,18 +128,24 @@ def assert_same(answer: Any, other: Any) -> None:
     assert close_to(first, second), f"{first}\n{second}"
 
 
+@pytest.fixture(scope="module")
+def expected(generate: Chat) -> Callable[[str], Any]:
+    """The answers of ``generate`` to the requests of these names, each alone; made once."""
+    return cache(lambda name: generate.complete(request(name)))
+
+
 @pytest.mark.parametrize("name", REQUESTS)
-def test_an_answer_is_that_of_generate(chat: Chat, generate: Chat, name: str) -> None:
-    assert_same(chat.complete(request(name)), generate.complete(request(name)))
+def test_an_answer_is_that_of_generate(chat: Chat, expected: Callable[[str], Any], name: str) -> None:
+    assert_same(chat.complete(request(name)), expected(name))
 
 
-def test_company_changes_nothing(chat: Chat, generate: Chat) -> None:
-    many = [request(name) for name in REQUESTS] * 2
-    for answer, asked in zip(chat.complete_batch(many), many, strict=True):
-        assert_same(answer, generate.complete(asked))
+def test_company_changes_nothing(chat: Chat, expected: Callable[[str], Any]) -> None:
+    names = [*REQUESTS] * 2
+    for answer, name in zip(chat.complete_batch([request(name) for name in names]), names, strict=True):
+        assert_same(answer, expected(name))
 
 
-def test_requests_that_come_while_others_run(chat: Chat, generate: Chat) -> None:
+def test_requests_that_come_while_others_run(chat: Chat, expected: Callable[[str], Any]) -> None:
     async def all_of_them() -> list[Any]:
         async def later(position: int, name: str) -> Any:
             await asyncio.sleep(0.01 * position)
@@ -148,17 +153,68 @@ def test_requests_that_come_while_others_run(chat: Chat, generate: Chat) -> None
 
         return await asyncio.gather(*(later(position, name) for position, name in enumerate(REQUESTS)))
 
-    for name, answer in zip(REQUESTS, asyncio.run(all_of_them()), strict=True):
-        assert_same(answer, generate.complete(request(name)))
+    for name, answer in zip(REQUESTS, asyncio.run(asyncio.wait_for(all_of_them(), SECONDS)), strict=True):
+        assert_same(answer, expected(name))
 
 
-@pytest.mark.parametrize("settings", [{"max_num_batched_tokens": 7}, {"max_num_seqs": 2}, {"pack_weights": True},
-                                      {"enable_prefix_caching": False}], ids=str)  # fmt: skip
-def test_settings_change_no_answer(make: Make, generate: Chat, settings: dict[str, Any]) -> None:
+@contextmanager
+def steps(chat: Chat) -> Iterator[list[int]]:
+    """How many tokens the model reads in each of its steps."""
+    read: list[int] = []
+    module: Any = chat.model.require_module()
+    handle = module.model.embed_tokens.register_forward_pre_hook(lambda layer, args: read.append(args[0].numel()))
+    try:
+        yield read
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [({"max_num_batched_tokens": 7}, 7), ({"max_num_seqs": 2, "max_num_batched_tokens": 64}, 64),
+     ({"pack_weights": True}, 512), ({"enable_prefix_caching": False}, 512)],
+    ids=str,
+)  # fmt: skip
+def test_settings_change_no_answer(make: Make, expected: Any, settings: dict[str, Any], most: int) -> None:
     other = make(**settings)
     names = ["greedy", "sampled", "choices", "penalties", "regex", "truncated"]
-    for answer, name in zip(other.complete_batch([request(name) for name in names]), names, strict=True):
-        assert_same(answer, generate.complete(request(name)))
+    with steps(other) as read:
+        answers = other.complete_batch([request(name) for name in names])
+    for answer, name in zip(answers, names, strict=True):
+        assert_same(answer, expected(name))
+    assert max(read) <= most
+
+
+@pytest.mark.parametrize("most", [1, 3, 64])
+def test_so_many_rows_run_at_once(make: Make, most: int) -> None:
+    chat = make(max_num_seqs=most)
+    with steps(chat) as read:
+        chat.complete_batch([ask("x")] * 5, max_tokens=40, ignore_eos=True)
+    prompt = len(chat.plan(ask("x")).prompt.token_ids)
+    assert max(tokens for tokens in read if tokens < prompt) == min(most, 5)
+
+
+def test_the_loop_says_how_busy_it_is(make: Make) -> None:
+    chat = make(max_num_seqs=2, max_model_len=256, kv_cache_bytes=SMALL["kv_cache_bytes"], enable_prefix_caching=False)
+    begun, ended = [], list[Any]()
+    gate = threading.Event()
+
+    def sink(chunk: Any) -> None:
+        begun.append(chunk)
+        if len(begun) == 4:  # both have their role, and one its first token: the loop's own thread waits here
+            gate.wait(SECONDS)
+
+    chat.start(chat.plan(ask("x" * 40), n=2, max_tokens=2, ignore_eos=True), sink, ended.append)
+    wait_until(lambda: len(begun) == 4)
+    for _ in range(3):
+        chat.start(chat.plan(ask("y"), max_tokens=2), lambda chunk: None, ended.append)
+    stats = chat.engine.stats()
+    gate.set()
+    wait_until(lambda: len(ended) == 4)
+    assert (stats.waiting, stats.running) == (3, 2)
+    prompt = len(chat.plan(ask("x" * 40)).prompt.token_ids)
+    assert stats.cache_usage == pytest.approx(2 * -(-prompt // PAGE) / (512 / PAGE))
+    wait_until(lambda: idle(chat))
 
 
 def test_a_stream_is_its_answer_in_pieces(chat: Chat) -> None:
@@ -236,7 +292,7 @@ def test_a_plugin_that_raises_ends_its_request_alone(make: Make) -> None:
     chat.engine.answer(runs)
     assert runs[0].error is None
     assert str(runs[1].error) == "ValueError: no idea"
-    until(lambda: idle(chat))
+    wait_until(lambda: idle(chat))
 
 
 # --- coming and going -------------------------------------------------------------------------------------------------
@@ -244,17 +300,31 @@ def test_a_plugin_that_raises_ends_its_request_alone(make: Make) -> None:
 
 def test_an_ended_request_gives_everything_back(chat: Chat) -> None:
     chat.complete(ask(LONG), n=3, seed=1, max_tokens=20)
-    until(lambda: idle(chat))
+    wait_until(lambda: idle(chat))
 
 
-@pytest.mark.parametrize("wait", [0.0, 0.05])
-def test_a_reader_who_leaves_frees_the_cache(chat: Chat, wait: float) -> None:
+@pytest.mark.parametrize("running", [0, 1, 10])
+def test_a_reader_who_leaves_frees_the_cache(chat: Chat, running: int) -> None:
     streams = [chat.stream(ask(LONG), n=2, max_tokens=800, ignore_eos=True) for _ in range(5)]
-    time.sleep(wait)
-    assert not idle(chat)
+    wait_until(lambda: chat.engine.stats().running >= running)
     for stream in streams:
         stream.close()
-    until(lambda: idle(chat))
+    wait_until(lambda: idle(chat))
+
+
+def test_a_row_that_is_cancelled_while_it_enters_does_not_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = make()
+    add = engine_of(chat).loop.add
+
+    def cancelled_before(ticket: Any) -> bool:
+        ticket.row.cancel()
+        return add(ticket)
+
+    monkeypatch.setattr(engine_of(chat).loop, "add", cancelled_before)
+    run = RowRun(chat.plan(ask("x"), max_tokens=800, ignore_eos=True), chat.model, lambda chunk: None)
+    chat.engine.answer([run])
+    assert run.cancelled
+    wait_until(lambda: idle(chat))
 
 
 def test_cancelling_an_async_answer(chat: Chat) -> None:
@@ -266,8 +336,8 @@ def test_cancelling_an_async_answer(chat: Chat) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(leave())
-    until(lambda: idle(chat))
+    asyncio.run(asyncio.wait_for(leave(), SECONDS))
+    wait_until(lambda: idle(chat))
 
 
 def test_a_request_that_was_cancelled_before_it_was_submitted(chat: Chat) -> None:
@@ -280,13 +350,9 @@ def test_a_request_that_was_cancelled_before_it_was_submitted(chat: Chat) -> Non
 
 def test_choices_read_their_prompt_once(make: Make) -> None:
     chat = make()
-    read: list[int] = []
-    module: Any = chat.model.require_module()
-    handle = module.model.embed_tokens.register_forward_pre_hook(lambda layer, args: read.append(args[0].numel()))
     plan = chat.plan(ask(LONG), n=4, seed=1, max_tokens=2, ignore_eos=True)
-    run = RowRun(plan, chat.model, lambda chunk: None)
-    chat.engine.answer([run])
-    handle.remove()
+    with steps(chat) as read:
+        chat.engine.answer([RowRun(plan, chat.model, lambda chunk: None)])
     prompt = len(plan.prompt.token_ids)
     rest = prompt - (prompt - 1) // PAGE * PAGE  # the last page is not whole, and so not shared
     assert sum(read) == prompt + 3 * rest + 4 * 1
@@ -294,15 +360,11 @@ def test_choices_read_their_prompt_once(make: Make) -> None:
 
 def prefills(chat: Chat, *requests: dict[str, Any]) -> list[int]:
     """How many prompt tokens the model read for each of the requests, one after another."""
-    read: list[int] = []
-    module: Any = chat.model.require_module()
-    handle = module.model.embed_tokens.register_forward_pre_hook(lambda layer, args: read.append(args[0].numel()))
     counts = []
     for asked in requests:
-        read.clear()
-        chat.complete({"messages": ask(LONG), "max_tokens": 1, **asked})
+        with steps(chat) as read:
+            chat.complete({"messages": ask(LONG), "max_tokens": 1, **asked})
         counts.append(sum(read))
-    handle.remove()
     return counts
 
 
@@ -330,10 +392,10 @@ SMALL = {"max_model_len": 256, "kv_cache_bytes": 2 * 2 * 2 * 8 * 4 * 256 * 2}
 
 def test_more_than_the_cache_holds_waits_its_turn(make: Make, generate: Chat) -> None:
     chat = make(**SMALL)
-    asked = [{"messages": ask(f"{i} " * 30), "seed": i, "max_tokens": 120, "ignore_eos": True} for i in range(8)]
+    asked = [{"messages": ask(f"{i} " * 30), "seed": i, "max_tokens": 80, "ignore_eos": True} for i in range(6)]
     for answer, each in zip(chat.complete_batch(asked), asked, strict=True):
         assert answer.text == generate.complete(each).text
-    until(lambda: idle(chat))
+    wait_until(lambda: idle(chat))
 
 
 def test_a_cache_that_cannot_hold_one_answer_is_refused(make: Make) -> None:
@@ -352,33 +414,30 @@ def test_priority_is_refused_without_its_policy(chat: Chat, generate: Chat) -> N
         assert each.plan(ask("x"), priority=0).request.priority == 0
 
 
-def order_of_ends(chat: Chat, *requests: dict[str, Any], after: int = 2) -> list[int]:
-    """In which order requests end when all are there before the first has written ``after`` tokens."""
+def order_of_ends(chat: Chat, *requests: dict[str, Any], texts: list[str] | None = None) -> list[int]:
+    """In which order requests write their last token when all are there before the first has written its second."""
     ended: list[int] = []
-    started, over = threading.Event(), threading.Barrier(2)
-    seen = [0]
+    over: list[Run] = []
+    started = threading.Event()
+    chunks: list[list[Any]] = [[] for _ in requests]
 
-    def first(chunk: Any) -> None:
-        seen[0] += 1
-        if seen[0] == after:
-            started.wait(WAIT)
-
-    def finish(position: int) -> Callable[[Run], None]:
-        def done(run: Run) -> None:
-            assert run.error is None, run.error
+    def sink(position: int, chunk: Any) -> None:
+        chunks[position].append(chunk)
+        if position == 0 and len(chunks[0]) == 2:  # the loop's own thread waits here
+            assert started.wait(SECONDS)
+        if chunk.choices and chunk.choices[0].finish_reason:
             ended.append(position)
-            if len(ended) == len(requests):
-                over.wait(WAIT)
-
-        return done
 
     plans = [chat.plan({"messages": ask("x"), "ignore_eos": True, **each}) for each in requests]
-    chat.start(plans[0], first, finish(0))
-    until(lambda: seen[0] >= after)
+    chat.start(plans[0], partial(sink, 0), over.append)
+    wait_until(lambda: len(chunks[0]) >= 2)
     for position, plan in enumerate(plans[1:], start=1):
-        chat.start(plan, lambda chunk: None, finish(position))
+        chat.start(plan, partial(sink, position), over.append)
     started.set()
-    over.wait(WAIT)
+    wait_until(lambda: len(over) == len(requests))
+    assert [run.error for run in over] == [None] * len(requests)
+    if texts is not None:
+        texts += [fold(each).text or "" for each in chunks]
     return ended
 
 
@@ -406,37 +465,138 @@ def test_an_urgent_request_takes_the_cache_of_others(make: Make, generate: Chat)
         await one(2, urgent)
         await asyncio.gather(*slow)
 
-    asyncio.run(both())
+    asyncio.run(asyncio.wait_for(both(), SECONDS))
     assert next(iter(answers)) == 2
     plain = {key: value for key, value in long.items() if key != "priority"}
     assert answers[0] == answers[1] == generate.complete(plain).text
 
 
-def test_an_urgent_answer_takes_the_cache_that_it_grows_into(make: Make) -> None:
+def test_an_urgent_answer_takes_the_cache_that_it_grows_into(make: Make, generate: Chat) -> None:
     chat = make(scheduling_policy="priority", **SMALL)
-    # Each step takes its time, so that on a busy machine, too, the urgent one comes while the others run.
-    layer: Any = chat.model.require_module()
-    slowed = layer.model.embed_tokens.register_forward_pre_hook(lambda layer, args: time.sleep(0.003))
-    ended: list[str] = []
+    texts: list[str] = []
+    requests = [
+        {"messages": ask(name * 40), "max_tokens": length, "priority": priority, "seed": 1}
+        for name, length, priority in (("a", 180, 3), ("b", 170, 3), ("c", 190, -1))
+    ]
+    # Prompts and answers of two fit. So the younger of the less urgent ones gives way, though it is the shortest, and
+    # comes back when the elder one has ended; the urgent one waits for nobody.
+    assert order_of_ends(chat, *requests, texts=texts) == [0, 2, 1]
+    wait_until(lambda: idle(chat))
+    for text, each in zip(texts, requests, strict=True):
+        assert text == generate.complete({**each, "priority": 0}, ignore_eos=True).text
 
-    async def all_of_them() -> None:
-        async def one(name: str, **fields: Any) -> None:
-            await chat.acomplete(ask(name * 40), ignore_eos=True, **fields)
-            ended.append(name)
 
-        slow = []
-        for name in "ab":  # one after the other, so that it is known which is the younger
-            slow.append(asyncio.ensure_future(one(name, max_tokens=180, priority=3)))
-            while engine_of(chat).stats().running < len(slow):
-                await asyncio.sleep(0.001)
-        await one("c", max_tokens=190, priority=-1)
-        await asyncio.gather(*slow)
+# --- beside the loop --------------------------------------------------------------------------------------------------
 
-    asyncio.run(all_of_them())
-    slowed.remove()
-    # There is room for two of them, so the younger of the less urgent ones gave way.
-    assert ended.index("c") < ended.index("b")
-    until(lambda: idle(chat))
+
+def rendering(**inputs: Any) -> Any:
+    """A plugin whose prompts have further inputs of the model, as those with images have."""
+    return SimpleNamespace(name="rendering", render_prompt=hookimpl(lambda: Prompt((65, 66, 67), inputs=inputs)))
+
+
+@pytest.mark.parametrize(
+    ("plugins", "fields", "where"),
+    [
+        ([], {}, "chatplan_paged"),
+        ([], {"n": 2, "seed": 1, "logprobs": True}, "chatplan_paged"),
+        ([rendering()], {}, "chatplan_paged"),
+        ([], {"use_beam_search": True, "n": 2}, "sdpa"),
+        ([rendering(use_cache=True)], {}, "sdpa"),
+        ([SimpleNamespace(name="x", generation_config=hookimpl(lambda: {"no_repeat_ngram_size": 2}))], {}, "sdpa"),
+    ],
+    ids=["plain", "choices", "prompt", "beams", "inputs", "config"],
+)
+def test_what_the_loop_cannot_do_runs_on_generate(
+    make: Make, plugins: list[Any], fields: dict[str, Any], where: str
+) -> None:
+    chat = make(*plugins)
+    module: Any = chat.model.require_module()
+    seen: set[str] = set()
+    handle = module.register_forward_pre_hook(lambda *args: seen.add(module.config._attn_implementation))
+    chat.complete(ask("x"), max_tokens=3, **fields)
+    handle.remove()
+    assert seen == {where}
+    assert module.config._attn_implementation == "chatplan_paged"
+
+
+def test_what_runs_on_generate_goes_by_urgency(make: Make) -> None:
+    chat = make(scheduling_policy="priority")
+    module: Any = chat.model.require_module()
+    gate, ended = threading.Event(), list[Any]()
+    read: list[int] = []
+
+    def note(model: Any, args: Any, kwargs: Any) -> None:
+        read.append(kwargs["input_ids"].shape[1])
+        assert gate.wait(SECONDS)
+
+    handle = module.register_forward_pre_hook(note, with_kwargs=True)
+    wishes = [{"priority": level, "use_beam_search": True, "n": 2} for level in (0, 2, -1)]
+    plans = [chat.plan(ask("x" * at), max_tokens=2, ignore_eos=True, **wish) for at, wish in enumerate(wishes, 1)]
+    plans.append(chat.plan(ask("x" * 9), max_tokens=1, prompt_logprobs=1, priority=-2))
+    for waiting, plan in enumerate(plans[:3]):
+        chat.start(plan, lambda chunk: None, ended.append)
+        wait_until(lambda: len(engine_of(chat)._pause) == waiting and bool(read))  # noqa: B023
+    asking = threading.Thread(target=lambda: chat.engine.prompt_logprobs(plans[3]))  # type: ignore[attr-defined]
+    asking.start()
+    wait_until(lambda: len(engine_of(chat)._pause) == 3)
+    gate.set()
+    wait_until(lambda: len(ended) == 3)
+    join(asking)
+    handle.remove()
+    lengths = [len(plan.prompt.token_ids) for plan in plans]
+    assert [lengths.index(length) for length in read if length > 1] == [0, 3, 2, 1]
+
+
+class Clock:
+    """Stands for the module `time`: it is as late as it is said to be, and sleeping is written down."""
+
+    def __init__(self, asleep: Callable[[], None] = lambda: None) -> None:
+        self.now, self.slept, self.asleep = 0.0, list[float](), asleep
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.asleep()
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "slept"), [(True, True, [3.0]), (True, False, []), (False, True, []), (False, False, [])]
+)
+def test_between_two_pauses_the_loop_has_as_much_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch, running: bool, waiting: bool, slept: list[float]
+) -> None:
+    chat = make()
+    engine = engine_of(chat)
+    stream = chat.stream(ask("x"), max_tokens=800, ignore_eos=True) if running else None
+    wait_until(lambda: engine.stats().running == running)
+
+    def asleep() -> None:
+        # Whoever comes next still waits, and the loop goes on meanwhile.
+        assert len(engine._pause) == 1
+        before = len(rows[0].output_ids)
+        wait_until(lambda: len(rows[0].output_ids) > before)
+
+    rows = stream.run.rows if stream is not None else []  # type: ignore[attr-defined]
+    clock = Clock(asleep)
+    monkeypatch.setattr("chatplan.engine.continuous.time", clock)
+    other = threading.Thread(target=pause, args=(engine,))
+    with engine._paused(0):
+        if waiting:
+            other.start()
+            wait_until(lambda: len(engine._pause) == 1)
+        clock.now += 3.0
+    if waiting:
+        join(other)
+    if stream is not None:
+        stream.close()
+    assert clock.slept == slept
+
+
+def pause(engine: ContinuousEngine) -> None:
+    with engine._paused(0):
+        pass
 
 
 # --- what may go wrong ------------------------------------------------------------------------------------------------
@@ -456,12 +616,12 @@ def test_a_model_that_breaks_fails_what_runs_and_serves_again(make: Make) -> Non
     chat.engine.answer(runs)
     assert all(str(run.error) == "RuntimeError: out of order" for run in runs)
     handle.remove()
-    until(lambda: not engine_of(chat).loop.manager.is_running())
+    wait_until(lambda: not engine_of(chat).loop.manager.is_running())
     assert (
         len(chat.complete(ask("x"), max_tokens=2, ignore_eos=True, return_token_ids=True).choices[0].token_ids or [])
         == 2
     )
-    until(lambda: idle(chat))
+    wait_until(lambda: idle(chat))
 
 
 def test_closing_fails_what_runs_and_gives_the_model_back(make: Make) -> None:
@@ -525,20 +685,22 @@ def test_a_failed_choice_ends_the_others_of_its_request(make: Make) -> None:
     chat.engine.answer([run])
     assert str(run.error) == "ValueError: the fifth"
     assert sum(len(row.output_ids) for row in run.rows) < 30
-    until(lambda: idle(chat))
+    wait_until(lambda: idle(chat))
 
 
 def test_an_engine_nobody_uses_is_garbage(new_model: Callable[[], Any]) -> None:
     chat = Chat(ModelInfo.of(new_model(), stand_in().tokenizer), engine="continuous")
     chat.complete(ask("x"), max_tokens=2)
     manager, gone = engine_of(chat).loop.manager, weakref.ref(chat.engine)
-    until(partial(idle, chat))
+    wait_until(partial(idle, chat))
     del chat
     gc.collect()
     assert gone() is None
-    until(lambda: not manager.is_running())
+    wait_until(lambda: not manager.is_running())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_the_interpreter_does_not_wait_for_the_loop() -> None:
     program = """
 import torch
@@ -552,7 +714,7 @@ stream = chat.stream([{"role": "user", "content": "x"}], max_tokens=800, ignore_
 next(stream)
 print("leaving", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stdout) == (0, "leaving\n"), done.stderr
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor, StoppingCriteria
+from waiting import SECONDS, join, wait_until
 
 from chatplan import (
     Chat,
@@ -31,7 +32,7 @@ from chatplan import (
     Step,
     hookimpl,
 )
-from chatplan.engine import scoring
+from chatplan.engine import EngineStats, scoring
 from chatplan.engine.batches import batches
 from chatplan.errors import ChatplanError, EngineError
 from chatplan.run import RowRun
@@ -58,13 +59,14 @@ def run_all(chat: Chat, requests: Sequence[Any]) -> list[RowRun]:
 
 
 @contextmanager
-def forwards(chat: Chat, pause: float = 0.0) -> Iterator[list[dict[str, Any]]]:
-    """The arguments of every forward call of the model, as they begin."""
+def forwards(chat: Chat, pause: float = 0.0, gate: threading.Event | None = None) -> Iterator[list[dict[str, Any]]]:
+    """The arguments of every forward call of the model, as they begin; each waits for the ``gate``."""
     calls: list[dict[str, Any]] = []
 
     def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         calls.append(kwargs)
         time.sleep(pause)
+        assert gate is None or gate.wait(SECONDS)
 
     handle = chat.model.require_module().register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -130,11 +132,120 @@ def test_one_search_may_be_wider_than_a_batch(new_chat: NewChat, batch_size: int
     assert len({tuple(beam or ()) for beam in beams}) == 4
 
 
+def test_a_batch_has_at_most_so_many_rows(new_chat: NewChat) -> None:
+    chat = new_chat(batch_size=2, defaults={"ignore_eos": True, "max_tokens": 2})
+    with forwards(chat) as calls:
+        chat.complete_batch([ask("a"), {"messages": ask("bb"), "n": 3}, ask("c")])
+    assert [call["input_ids"].shape[0] for call in calls] == [2, 2, 2, 2, 1, 1]
+
+
+def test_a_row_that_is_over_does_not_grow_out_of_the_context(new_chat: NewChat) -> None:
+    chat = new_chat(max_model_len=64, defaults={"temperature": 0, "ignore_eos": True, "return_token_ids": True})
+    requests = [{"messages": ask("y" * 40), "max_tokens": 3}, {"messages": ask("x"), "max_tokens": 40}]
+    alone = [chat.complete(request) for request in requests]
+    with forwards(chat) as calls:
+        together = chat.complete_batch(requests)
+    assert [len(answer.choices[0].token_ids or []) for answer in together] == [3, 40]
+    assert [shown(answer) for answer in together] == [shown(answer) for answer in alone]
+    # Once the long one is over it is padding beside the other, until there is no room for it.
+    both = [call["attention_mask"].shape[1] for call in calls if len(call["input_ids"]) == 2]
+    longest = len(chat.plan(requests[0]).prompt.token_ids)
+    assert both == list(range(longest, 64))
+
+
 def test_a_batch_is_one_forward_for_each_token(new_chat: NewChat) -> None:
     chat = new_chat(defaults={"ignore_eos": True, "max_tokens": 6})
     with forwards(chat) as calls:
         chat.complete_batch([ask("one"), ask("another one"), ask("a third")])
     assert [call["input_ids"].shape[0] for call in calls] == [3] * 6
+
+
+# --- whose turn it is -------------------------------------------------------------------------------------------------
+
+
+def prompts_read(calls: Sequence[dict[str, Any]]) -> list[int]:
+    """Lengths of the prompts in the order in which the model read them."""
+    return [call["input_ids"].shape[1] for call in calls if call["input_ids"].shape[1] > 1]
+
+
+def order_of_calls(chat: Chat, *wishes: dict[str, Any]) -> list[int]:
+    """In which order the model reads requests that came one after another while it was at the first."""
+    plans = [chat.plan(ask("x" * at), max_tokens=2, ignore_eos=True, **wish) for at, wish in enumerate(wishes, 1)]
+    lengths = [len(plan.prompt.token_ids) for plan in plans]
+    gate, ended = threading.Event(), list[Any]()
+    with forwards(chat, gate=gate) as calls:
+        for waiting, plan in enumerate(plans):
+            chat.start(plan, lambda chunk: None, ended.append)
+            wait_until(lambda: chat.engine.stats().waiting == waiting and bool(calls))  # noqa: B023
+        gate.set()
+        wait_until(lambda: len(ended) == len(plans))
+    assert [run.error for run in ended] == [None] * len(plans)
+    return [lengths.index(length) for length in prompts_read(calls)]
+
+
+def test_the_most_urgent_call_goes_first_and_equals_in_order(new_chat: NewChat) -> None:
+    chat = new_chat(scheduling_policy="priority", batch_size=1)
+    assert order_of_calls(chat, *({"priority": level} for level in (0, 2, 5, -1, 2))) == [0, 3, 1, 4, 2]
+    assert order_of_calls(new_chat(), {}, {}, {}) == [0, 1, 2]
+
+
+def test_the_urgent_come_between_the_batches_of_others(new_chat: NewChat) -> None:
+    chat = new_chat(scheduling_policy="priority", batch_size=1)
+    assert order_of_calls(chat, {"priority": 4, "n": 3}, {"priority": 3}, {"priority": 5}) == [0, 1, 0, 0, 2]
+
+
+def test_the_most_urgent_rows_of_one_call_go_first(new_chat: NewChat) -> None:
+    chat = new_chat(scheduling_policy="priority", batch_size=1, defaults={"max_tokens": 1, "temperature": 0})
+    requests = [{"messages": ask("x" * at), "priority": level} for at, level in enumerate((3, -1, 3, 0), 1)]
+    lengths = [len(chat.plan(request).prompt.token_ids) for request in requests]
+    with forwards(chat) as calls:
+        answers = chat.complete_batch(requests)
+    assert [lengths.index(length) for length in prompts_read(calls)] == [1, 3, 0, 2]
+    assert [answer.text for answer in answers] == [chat.complete(request).text for request in requests]
+
+
+def test_a_batch_is_as_urgent_as_its_most_urgent_row(new_chat: NewChat) -> None:
+    chat = new_chat(scheduling_policy="priority", defaults={"max_tokens": 1})
+    short, mixed, middle = ask("x"), [{"messages": ask("xxx"), "priority": level} for level in (9, 1)], ask("x" * 5)
+    gate, threads = threading.Event(), []
+    works = (
+        lambda: chat.complete(short),
+        lambda: chat.complete(middle, priority=4),
+        lambda: chat.complete_batch(mixed),
+    )
+    with forwards(chat, gate=gate) as calls:
+        for waiting, work in enumerate(works):
+            threads.append(threading.Thread(target=work))
+            threads[-1].start()
+            wait_until(lambda: chat.engine.stats().waiting == waiting and bool(calls))  # noqa: B023
+        gate.set()
+        for thread in threads:
+            join(thread)
+    lengths = prompts_read(calls)
+    assert lengths == [lengths[0], lengths[0] + 2, lengths[0] + 4]
+
+
+def test_it_says_how_busy_it_is(new_model: NewModel, new_chat: NewChat) -> None:
+    model = new_model()
+    chat = new_chat(model=model, plugins=[Bomb()])
+    assert chat.engine.stats() == EngineStats(0, 0)
+    gate, ended = threading.Event(), list[Any]()
+    with forwards(chat, gate=gate) as calls:
+        chat.start(chat.plan(ask("x"), n=3, max_tokens=2), lambda chunk: None, ended.append)
+        wait_until(lambda: bool(calls))
+        chat.start(chat.plan(ask("y"), max_tokens=2), lambda chunk: None, ended.append)
+        wait_until(lambda: chat.engine.stats() == EngineStats(1, 3))
+        gate.set()
+        wait_until(lambda: len(ended) == 2)
+    wait_until(lambda: chat.engine.stats() == EngineStats(0, 0))
+    handle = model.register_forward_pre_hook(burst)
+    assert isinstance(run_all(chat, [ask("x")])[0].error, EngineError)
+    handle.remove()
+    assert chat.engine.stats() == EngineStats(0, 0)
+
+
+def burst(*args: Any) -> None:
+    raise MemoryError("no room")
 
 
 # --- grouping ---------------------------------------------------------------------------------------------------------
@@ -431,11 +542,7 @@ def test_an_error_is_raised_where_the_answer_is_read(new_chat: NewChat) -> None:
 def test_an_error_of_the_model_reaches_every_request(new_model: NewModel, new_chat: NewChat) -> None:
     model = new_model()
     chat = new_chat(model=model)
-
-    def fail(*args: Any) -> None:
-        raise MemoryError("no room")
-
-    handle = model.register_forward_pre_hook(fail)
+    handle = model.register_forward_pre_hook(burst)
     runs = run_all(chat, [ask("a"), ask("b")])
     handle.remove()
     assert [str(run.error) for run in runs] == ["MemoryError: no room"] * 2
@@ -450,15 +557,7 @@ LONG = {"max_tokens": 400, "ignore_eos": True}
 def wait_for_streams() -> None:
     for thread in threading.enumerate():
         if thread.name == "chatplan-generate":
-            thread.join(timeout=20)
-            assert not thread.is_alive()
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+            join(thread)
 
 
 def read(stream: Iterable[Any], count: int) -> None:
@@ -556,7 +655,7 @@ def test_awaiting_an_answer_leaves_the_loop_free(tiny: Chat) -> None:
         return answer, ticks
 
     with forwards(tiny, pause=0.003):
-        answer, ticks = asyncio.run(main())
+        answer, ticks = asyncio.run(asyncio.wait_for(main(), SECONDS))
     assert answer.text == tiny.complete(ask("x"), temperature=0, max_tokens=20, ignore_eos=True).text
     assert ticks >= 5
 
@@ -566,7 +665,7 @@ def test_async_for_reads_a_stream(tiny: Chat) -> None:
         async with tiny.stream(ask("x"), seed=5, max_tokens=20) as stream:
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-    assert asyncio.run(main()) == tiny.complete(ask("x"), seed=5, max_tokens=20).text
+    assert asyncio.run(asyncio.wait_for(main(), SECONDS)) == tiny.complete(ask("x"), seed=5, max_tokens=20).text
 
 
 def test_many_tasks_at_once(tiny: Chat) -> None:
@@ -575,7 +674,7 @@ def test_many_tasks_at_once(tiny: Chat) -> None:
     async def main() -> list[Any]:
         return await asyncio.gather(*(tiny.acomplete(question, seed=1, max_tokens=6) for question in questions))
 
-    answers = asyncio.run(main())
+    answers = asyncio.run(asyncio.wait_for(main(), SECONDS))
     assert [answer.text for answer in answers] == [tiny.complete(q, seed=1, max_tokens=6).text for q in questions]
 
 
@@ -598,7 +697,7 @@ def test_a_cancelled_task_stops_computing(tiny: Chat, streamed: bool) -> None:
         return len(calls)
 
     with forwards(tiny, pause=0.002) as calls:
-        so_far = asyncio.run(main())
+        so_far = asyncio.run(asyncio.wait_for(main(), SECONDS))
         wait_for_streams()
     assert len(calls) <= so_far + 1
 
@@ -612,7 +711,7 @@ def test_an_error_reaches_async_readers(new_chat: NewChat) -> None:
 
     for work in (chat.acomplete(ask("x"), boom="feed", max_tokens=3), streamed()):
         with pytest.raises(EngineError, match="in feed"):
-            asyncio.run(work)
+            asyncio.run(asyncio.wait_for(work, SECONDS))
 
 
 def test_threads_get_their_own_answers(tiny: Chat) -> None:
@@ -688,8 +787,21 @@ def test_quantised_weights(new_model: NewModel, new_chat: NewChat) -> None:
 
 def test_half_precision(new_model: NewModel, new_chat: NewChat) -> None:
     model = new_model().to(torch.bfloat16)
-    for choices in answers_of(new_chat(model=model)):
-        assert all(0 < len(choice) <= 5 for choice in choices)
+    chat = new_chat(model=model, defaults={"max_tokens": 5, "ignore_eos": True, "return_token_ids": True})
+    answer = chat.complete(ask("x"), temperature=0, logprobs=True)
+    tokens, prompt = answer.choices[0].token_ids or [], list(chat.plan(ask("x")).prompt.token_ids)
+    with torch.no_grad():
+        scores = model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1].float()
+    picked = scores[torch.arange(5), tokens]
+    # The model's own steps, which read a cache, may round otherwise than one pass; nothing is far from the likeliest.
+    assert (scores.amax(dim=-1) - picked < 0.2).all()
+    logprobs = [entry.logprob for entry in answer.choices[0].logprobs.content]  # type: ignore[union-attr]
+    assert logprobs == pytest.approx((picked - scores.logsumexp(dim=-1)).tolist(), abs=0.2)
+    # Log-probabilities are float32's: there are more of them than bfloat16 can tell apart.
+    assert all(torch.tensor(value).bfloat16().item() != value for value in logprobs)
+    one, other = chat.complete(ask("x"), seed=3, n=2).choices
+    assert one.token_ids != other.token_ids
+    assert (one.token_ids, other.token_ids) == tuple(c.token_ids for c in chat.complete(ask("x"), seed=3, n=2).choices)
 
 
 def test_a_plan_alone_runs_on_no_engine(tiny: Chat) -> None:
