@@ -43,13 +43,19 @@ def run_beams(model: CausalLM, info: ModelInfo, rows: Sequence[Row], config: Gen
         **generate_arguments(model),
     )
     answers = beams[:, inputs["input_ids"].shape[1] :].tolist()
+    found = [up_to_end(beam, ends) for beam in answers]
     guided = any(isinstance(item, GrammarMask) for _, item in plan.processors)
     for at, (row, beam) in enumerate(zip(rows, answers, strict=True)):
         with failing([row]):
             # All beams begin alike, so where a grammar leaves too few ways, one is found again and again.
-            if not matches(row, beam) or (guided and beam in answers[:at]):
+            if not matches(row, beam) or (guided and found[at] in found[:at]):
                 raise RequestError(f"fewer than {len(rows)} answers match the constraint", param="n")
             deliver(model, row, beam, device)
+
+
+def up_to_end(beam: list[int], ends: Sequence[int]) -> list[int]:
+    """What is an answer of a beam; behind its end stands padding, or an end again."""
+    return beam[: next((at for at, token in enumerate(beam) if token in ends), len(beam))]
 
 
 def deliver(model: CausalLM, row: Row, token_ids: Sequence[int], device: torch.device) -> None:
