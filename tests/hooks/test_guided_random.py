@@ -13,12 +13,11 @@ from typing import Any
 import jsonschema
 import pytest
 
-from chatplan import ChatPipeline, fold
+from chatplan import Chat, ChatPipeline, fold
 from chatplan.guided.mask import GrammarMask
+from chatplan.plan import GenerationPlan
 
-pytestmark = [pytest.mark.model, pytest.mark.slow]
 ASK = [{"role": "user", "content": "Say something, briefly."}]
-COUNT, BATCH, TOKENS = 200, 16, 32
 
 Case = tuple[dict[str, Any], Callable[[str], object]]
 
@@ -120,39 +119,46 @@ def case(random: Random) -> Case:
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
-def check(pipe: ChatPipeline, choice: Any, wish: Case) -> None:
+def check(choice: Any, plan: GenerationPlan, wish: Case) -> None:
     fields, fits = wish
     if choice.finish_reason == "stop":
         assert fits(choice.message.content), (fields, choice.message.content)
         return
     assert choice.finish_reason == "length"
-    (mask,) = (item for _, item in pipe.plan(ASK, **fields).processors if isinstance(item, GrammarMask))
+    (mask,) = (item for _, item in plan.processors if isinstance(item, GrammarMask))
     matcher = mask.grammar.start()
     for token in choice.token_ids:
         matcher.accept(token)
 
 
-def requests(wishes: Sequence[Case], first: int) -> list[dict[str, Any]]:
-    fixed = {"messages": ASK, "temperature": 1, "max_tokens": TOKENS, "return_token_ids": True}
-    return [{**fixed, "seed": first + at, **fields} for at, (fields, _) in enumerate(wishes)]
+def requests(wishes: Sequence[Case], tokens: int) -> list[dict[str, Any]]:
+    fixed = {"messages": ASK, "temperature": 1, "max_tokens": tokens, "return_token_ids": True}
+    return [{**fixed, "seed": at, **fields} for at, (fields, _) in enumerate(wishes)]
 
 
-def test_random_constraints(pipe: ChatPipeline) -> None:
+def test_random_constraints(tiny: Chat) -> None:
     random, reasons = Random(7), Counter[str]()
-    for first in range(0, COUNT, BATCH):
-        wishes = [case(random) for _ in range(min(BATCH, COUNT - first))]
-        for answer, wish in zip(pipe(requests(wishes, first)), wishes, strict=True):
-            check(pipe, answer.choices[0], wish)
-            reasons[answer.choices[0].finish_reason] += 1
-    assert reasons.total() == COUNT
-    assert reasons["stop"] > COUNT // 2
+    wishes = [case(random) for _ in range(150)]
+    for answer, request, wish in zip(
+        tiny.complete_batch(requests(wishes, 60)), requests(wishes, 60), wishes, strict=True
+    ):
+        check(answer.choices[0], tiny.plan(request), wish)
+        reasons[answer.choices[0].finish_reason] += 1
+    assert reasons.total() == 150
+    assert reasons["stop"] > 75
 
 
-def test_random_constraints_streamed(pipe: ChatPipeline) -> None:
+@pytest.mark.model
+def test_random_constraints_in_words(pipe: ChatPipeline) -> None:
+    random = Random(11)
+    wishes = [case(random) for _ in range(24)]
+    answers = pipe(requests(wishes, 24))
+    for answer, request, wish in zip(answers, requests(wishes, 24), wishes, strict=True):
+        check(answer.choices[0], pipe.chat.plan(request), wish)
+
+
+def test_random_constraints_streamed(tiny: Chat) -> None:
     random = Random(7)
-    wishes = [case(random) for _ in range(BATCH)]
-    whole = pipe(requests(wishes, 0))
-    for request, answer, wish in zip(requests(wishes, 0), whole, wishes, strict=True):
-        streamed = fold(list(pipe(request, stream=True)))
-        check(pipe, streamed.choices[0], wish)
-        assert streamed.choices == answer.choices
+    wishes = [case(random) for _ in range(16)]
+    for request, answer in zip(requests(wishes, 40), tiny.complete_batch(requests(wishes, 40)), strict=True):
+        assert fold(list(tiny.stream(request))).choices == answer.choices
