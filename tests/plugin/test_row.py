@@ -11,6 +11,7 @@ import pytest
 from chatplan.output import OutputStage, StageState, Step, TokenScores
 from chatplan.plan import GenerationPlan, OutputOrder, Prompt, StopTokens
 from chatplan.request import parse_request
+from chatplan.response import TokenLogprob, ToolCallDelta
 from chatplan.row import Row
 from chatplan.standin import stand_in
 
@@ -158,13 +159,6 @@ def test_stages_are_flushed_front_to_back() -> None:
     assert steps[0].finish_reason == "length"
 
 
-def test_all_kinds_of_held_back_output_are_delivered() -> None:
-    rest = Step(text="t", reasoning="r", logprobs=[], tool_calls=[])
-    made, steps = row(Does(close=lambda: rest))
-    made.push(EOS)
-    assert (steps[-1].text, steps[-1].reasoning) == ("t", "r")
-
-
 def test_what_is_flushed_does_not_change_why_the_row_ended() -> None:
     made, steps = row(Does(letters, lambda: Step(text="B")), Does(stop_at("B")))
     made.push(EOS)
@@ -208,6 +202,48 @@ def test_a_cancelled_row_takes_no_more_tokens() -> None:
     assert made.output_ids == [LETTER]
     assert made.finish_reason is None
     assert len(steps) == 1
+
+
+def test_who_asked_is_told_of_a_cancelled_row() -> None:
+    made, _ = row()
+    told: list[tuple[Row, bool]] = []
+    made.on_cancel = lambda cancelled: told.append((cancelled, cancelled.finished))
+    made.cancel()
+    assert told == [(made, True)]
+    made.on_cancel = None
+    made.cancel()
+    assert len(told) == 1
+
+
+def test_a_row_that_is_over_is_ended_by_nobody_else() -> None:
+    for end in (Row.cancel, lambda made: made.fail(ValueError())):
+        made, steps = row(holding("held"))
+        end(made)
+        made.finish("stop")
+        assert (made.finish_reason, steps) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason"), [([EOS], "tool_calls"), ([STOP], "tool_calls"), ([LETTER, LETTER], "length")]
+)
+def test_a_stage_may_know_better_why_an_answer_stopped(tokens: list[int], reason: str) -> None:
+    made, steps = row(Does(close=lambda: Step(finish_reason="tool_calls")), limit=2)
+    for token in tokens:
+        made.push(token)
+    assert made.finish_reason == steps[-1].finish_reason == reason
+
+
+def test_everything_held_back_is_in_the_last_step() -> None:
+    call, token = ToolCallDelta(index=0), TokenLogprob(token="a", logprob=-1)
+    rest = Step(text="t", reasoning="r", tool_calls=[call], logprobs=[token])
+
+    def said(step: Step) -> None:
+        step.text, step.reasoning, step.tool_calls, step.logprobs = "T", "R", [call], [token]
+
+    made, steps = row(Does(said, lambda: rest))
+    made.push(EOS)
+    last = steps[-1]
+    assert (last.text, last.reasoning, last.tool_calls, last.logprobs) == ("Tt", "Rr", [call, call], [token, token])
 
 
 def test_a_new_row_has_read_its_prompt_only() -> None:

@@ -40,6 +40,12 @@ def test_defaults() -> None:
         {"max_stop": 0},
         {"batch_size": 1},
         {"max_model_len": 1},
+        {"guided_bytes": 1},
+        {"guided_seconds": 0.001},
+        {"max_num_seqs": 1},
+        {"max_num_batched_tokens": 1},
+        {"kv_cache_bytes": 1},
+        {"scheduling_policy": "priority"},
     ],
 )
 def test_what_is_allowed(values: dict[str, Any]) -> None:
@@ -59,6 +65,9 @@ def test_what_is_allowed(values: dict[str, Any]) -> None:
         ("max_model_len", 0),
         ("max_logprobs", -2),
         ("max_stop", -1),
+        ("guided_bytes", 0),
+        ("guided_seconds", 0),
+        ("guided_seconds", -0.5),
     ],
 )
 def test_what_is_refused_names_the_setting_and_its_value(name: str, value: Any) -> None:
