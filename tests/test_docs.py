@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,12 @@ FIELDS = {
 MOST_NOT_RUN = 18
 PAGES = sorted(DOCS.rglob("*.md"))
 NONE = "\N{EN DASH}"  # in a table
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+
+
+def pages_with(what: Callable[[Path], object]) -> pytest.MarkDecorator:
+    """For each page on which there is something to look at."""
+    pages = [page for page in PAGES if what(page)]
+    return pytest.mark.parametrize("page", pages, ids=lambda page: page.relative_to(DOCS).as_posix())
 
 
 class Block(NamedTuple):
@@ -87,7 +93,12 @@ def test_few_blocks_are_left_out_and_each_says_why() -> None:
     assert not [page for page in PAGES if "<!-- not run -->" in page.read_text("utf-8")]
 
 
-@each_page
+def links(page: Path) -> list[str]:
+    """The files that a page leads to."""
+    return re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+
+
+@pages_with(lambda page: any(block.language == "python" for block in blocks(page)))
 def test_the_code_of_a_page_is_python(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python":
@@ -120,8 +131,7 @@ def run_shell(source: str, folder: Path) -> str:
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.dev_only
-@pytest.mark.parametrize("page", [page for page in PAGES if any(not block.not_run for block in blocks(page))],
-                         ids=lambda page: page.relative_to(DOCS).as_posix())  # fmt: skip
+@pages_with(lambda page: any(not block.not_run for block in blocks(page)))
 def test_a_page_prints_what_it_says(
     page: Path, shared: ChatPipeline, model_path: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -155,9 +165,9 @@ def test_every_new_field_has_a_page_that_the_list_of_fields_links_to() -> None:
         assert f"[`{name}`](fields/{name}.md)" in listed
 
 
-@each_page
+@pages_with(links)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+    for target in links(page):
         assert (page.parent / target).exists(), target
 
 

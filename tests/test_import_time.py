@@ -5,21 +5,23 @@ from __future__ import annotations
 import subprocess
 import sys
 
-LIMIT_SECONDS = 0.3
 PROGRAM = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()
+from pydantic import BaseModel
+import pluggy
+between = time.process_time()
 import chatplan
-print(time.perf_counter() - start, *{"torch", "transformers"}.intersection(sys.modules))
+print((time.process_time() - between) / (between - start), *{"torch", "transformers"}.intersection(sys.modules))
 """
 
 
 def import_once() -> list[str]:
-    result = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True)
-    return result.stdout.split()
+    done = subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True, timeout=100)
+    return done.stdout.split()
 
 
-def test_import_loads_neither_torch_nor_transformers_and_is_quick() -> None:
+def test_import_loads_neither_torch_nor_transformers_and_takes_less_processor_time_than_pydantic_and_pluggy() -> None:
     results = [import_once() for _ in range(5)]
     assert [heavy for _, *heavy in results] == [[]] * 5
-    assert min(float(seconds) for seconds, *_ in results) < LIMIT_SECONDS
+    assert min(float(ratio) for ratio, *_ in results) < 1
