@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from waiting import SECONDS, wait_until
 
+import chatplan.chat as chat_module
 from chatplan.chat import Chat
 from chatplan.engine.base import Engine, PromptLogprobs
 from chatplan.errors import EngineError, PluginError, RequestError, UnsupportedFieldError
@@ -286,6 +287,19 @@ def test_cancelling_stops_generating() -> None:
     assert error is None
     assert usage is not None
     assert usage.completion_tokens < 5000
+
+
+def test_what_still_runs_stops_when_the_interpreter_goes_away() -> None:
+    talk, engine = chat()
+    engine.before = lambda: time.sleep(0.001)
+    ended: list[Any] = []
+    runs = [talk.start(talk.plan(HI, ignore_eos=True, max_tokens=5000), lambda chunk: None, ended.append)
+            for _ in range(2)]  # fmt: skip
+    assert chat_module._running >= set(runs)
+    chat_module._stop_all()
+    assert not chat_module._running & set(runs)
+    wait_until(lambda: len(ended) == 2)
+    assert all(run.cancelled and run.tokens[1] < 5000 for run in ended)
 
 
 # --- observers --------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def serving(*flags: str) -> Iterator[tuple[httpx.Client, psutil.Process]]:
             yield client, psutil.Process(process.pid)
     finally:
         process.kill()
-        process.wait()
+        process.wait(60)
 
 
 def wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
@@ -87,7 +87,7 @@ def test_two_ranks_serve(checkpoint: str, whole: ChatPipeline) -> None:
             assert ask(client, **fields) == expected(whole, **fields)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) in (0, None)
-        psutil.wait_procs(ranks, 10)
+        psutil.wait_procs(ranks, 60)
         assert not [rank for rank in ranks if rank.is_running()]
 
 

@@ -141,7 +141,8 @@ def test_a_model_is_placed_once(checkpoint: str, tiny_model: LlamaForCausalLM) -
 
 
 def test_what_rank_0_fails_in_leaves_no_process(checkpoint: str) -> None:
+    before = set(psutil.Process().children())
     with pytest.raises(ValueError, match="no such attention"):
         tensor_parallel(checkpoint, 2, attn_implementation="no such attention")
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= before
     assert not torch.distributed.is_initialized()
