@@ -114,7 +114,7 @@ assert entry["impl"] is home.ChatPipeline is chatplan.ChatPipeline
 @pytest.mark.parametrize("order", SCRIPTS)
 def test_the_task_is_known_in_whatever_order_things_are_imported(order: str) -> None:
     script = f"{SCRIPTS[order]}\nimport chatplan\n{CHECK}"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
 
 
@@ -125,6 +125,22 @@ def test_defaults(model: LlamaForCausalLM, text: str) -> None:
     assert chat(HI, max_completion_tokens=3).usage.completion_tokens == 3
     assert chat({"messages": HI, "max_tokens": None}).usage.completion_tokens == 4
     assert chat.plan(HI, temperature=0.5) != chat.plan(HI)
+
+
+def test_where_layers_go_needs_a_device_map(checkpoint: Path) -> None:
+    for placing in ({"max_memory": {"cpu": "1GB"}}, {"offload_folder": "x"}, {"offload_buffers": True}):
+        with pytest.raises(ValueError, match=f"{next(iter(placing))}: for device_map"):
+            pipeline("chat", model=str(checkpoint), **placing)
+
+
+def test_the_time_between_ranks_means_nothing_to_one(model: LlamaForCausalLM, text: str) -> None:
+    chat = pipeline("chat", model=model, tokenizer=TOKENIZER, tensor_parallel_size=1, tensor_parallel_seconds=5)
+    assert chat(HI, **GREEDY).text == text
+
+
+@pytest.mark.parametrize("engine", ["auto", "generate"])
+def test_the_engine_is_the_one_that_is_named(model: LlamaForCausalLM, engine: str) -> None:
+    assert pipeline("chat", model=model, tokenizer=TOKENIZER, engine=engine).chat.engine.name == "generate"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_the_chunks_of_an_answer() -> None:
         {"choices": [choice(finish_reason="stop", stop_reason=None)]},
         {"choices": [], "usage": usage},
     ]
-    assert run.usage == Usage(**usage)
+    assert run.usage == Usage(prompt_tokens=2, completion_tokens=3, total_tokens=5)
     assert run.error is None
     assert run.tokens == (2, 3)
 

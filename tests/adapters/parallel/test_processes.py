@@ -151,7 +151,7 @@ def test_the_end_says_whether_the_others_were_let_go(
 ) -> None:
     channel, released = Nobody(broken), list[bool]()
     monkeypatch.setattr(loading, "Channel", lambda: channel)
-    monkeypatch.setattr(loading.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
     model = new_model()
     assert loading.share(model, 5.0, released.append) is model
     leader, end = LEADERS[model]

@@ -68,16 +68,21 @@ class Ranks:
 
     def __init__(self, first: Any, second: Any) -> None:
         self.first, self.second = first, second
-        self.pipe: Any = Pipe()
-        self.leader = Leader(first, self.pipe, 7.0)
+        self.pipe = Pipe()
+        channel: Any = self.pipe
+        self.leader = Leader(first, channel, 7.0)
         self.released: list[bool] = []
-        LEADERS[first] = self.leader, lambda: (self.leader.close(), self.released.append(True))
+        LEADERS[first] = self.leader, self._close
         self.calls: tuple[list[Any], list[Any]] = ([], [])
         for model, calls in zip((first, second), self.calls, strict=True):
             model.register_forward_pre_hook(self._note(calls), with_kwargs=True)
         self.errors: list[RuntimeError] = []
         self.thread = threading.Thread(target=self._follow, name="second rank", daemon=True)
         self.thread.start()
+
+    def _close(self) -> None:
+        self.leader.close()
+        self.released.append(True)
 
     def _note(self, calls: list[Any]) -> Any:
         def note(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -88,7 +93,8 @@ class Ranks:
 
     def _follow(self) -> None:
         try:
-            follow(self.second, self.pipe)
+            channel: Any = self.pipe
+            follow(self.second, channel)
         except RuntimeError as error:
             self.errors.append(error)
 
@@ -177,12 +183,12 @@ def test_what_the_other_rank_could_not_repeat_is_refused(ranks: Ranks, tiny_mode
 
 def test_tensors_move_wherever_they_are() -> None:
     there = torch.device("meta")
-    given = {"a": torch.ones(2), "b": [torch.ones(1), (torch.ones(3), "text", None)]}
+    given: dict[str, Any] = {"a": torch.ones(2), "b": [torch.ones(1), (torch.ones(3), "text", None)]}
     found = moved(given, there)
     assert found["a"].device == found["b"][0].device == found["b"][1][0].device == there
     assert isinstance(found["b"], list)
     assert found["b"][1][1:] == ("text", None)
-    assert given["a"].device.type == "cpu"  # type: ignore[union-attr]
+    assert given["a"].device.type == "cpu"
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
