@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import typer
 from transformers import LlamaForCausalLM
@@ -25,6 +27,7 @@ from chatplan import Stage, hookimpl
 from transformers import LogitsProcessor
 
 seen = 0
+ended = []
 
 class Fails(LogitsProcessor):
     def __call__(self, input_ids, scores):
@@ -43,6 +46,10 @@ def check_request(request):
         os.kill(os.getpid(), getattr(signal, os.environ.get("DIE_BY", "SIGKILL")))
     if request.get("trouble") == "bug":
         raise KeyError("oops")
+
+@hookimpl
+def request_finished(request, usage, error):
+    ended.append((request.get("trouble"), usage, error))
 
 @hookimpl
 def logits_processors(request):
@@ -87,9 +94,22 @@ class Files:
         self, *more: str, launcher: Sequence[str] = (), output: Path | None = None, **environment: str
     ) -> subprocess.Popen[str]:
         """The command as a program of its own, perhaps under a launcher."""
-        command = [sys.executable, *launcher, "-m", "chatplan.batch", *self.arguments(*more, output=output)]
-        variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(self.folder), **environment}
-        return subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True)
+        command = [*launcher, "-m", "chatplan.batch", *self.arguments(*more, output=output)]
+        path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
+        variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **environment}
+        given: dict[str, Any] = {"env": os.environ | variables, "stderr": subprocess.PIPE, "text": True}
+        if launcher:
+            return subprocess.Popen([sys.executable, *command], **given)
+        started: subprocess.Popen[str] = forked.Popen(command, **given)
+        return started
+
+    def start_two(self, *more: str) -> list[subprocess.Popen[str]]:
+        """Two programs that share the work, with what a launcher says to each."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        both = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return [self.start(*more, output=None, **both, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
 
     def answers(self, output: Path | None = None) -> list[dict[str, Any]]:
         """The lines of the output."""

@@ -99,6 +99,21 @@ def test_the_input_is_never_the_output(files: Files, ask: Ask) -> None:
     assert "is the input" in result.stderr
 
 
+def test_an_output_that_is_a_link_stays_one(files: Files, ask: Ask) -> None:
+    files.write([ask("a")])
+    there = files.folder / "there.jsonl"
+    files.output.symlink_to(there)
+    assert files.run().exit_code == 0
+    assert files.output.is_symlink()
+    assert len(files.answers(there)) == 1
+
+
+def test_an_output_that_is_a_folder_is_refused(files: Files, ask: Ask) -> None:
+    files.write([ask("a")])
+    result = files.run(output=files.folder)
+    assert (result.exit_code, result.stderr) == (2, f"error: {files.folder}: is a folder\n")
+
+
 def test_what_lies_in_the_folder_of_the_work_stays(files: Files, ask: Ask) -> None:
     files.write([ask("a")])
     files.work.mkdir()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from chatplan.adapters.bench import showing
 from chatplan.adapters.bench.load import Level, Plan
 from chatplan.adapters.bench.samples import Sample, figures, percentiles
-from chatplan.adapters.bench.showing import as_table, errors_of
+from chatplan.adapters.bench.showing import as_json, as_table, errors_of
 from chatplan.adapters.bench.words import long_prompt
 
 
@@ -77,6 +79,29 @@ def test_the_table_has_a_row_for_each_level_and_the_errors_stand_below() -> None
     levels = [Level(1, 0.0, [sample(0.0, 1.0)]), Level(2, 0.0, [sample(0.0, 1.0, error="[refused]")] * 2)]
     assert as_table({"target": "[here]"}, levels).row_count == 2
     assert errors_of(levels) == ["2 failed: [refused]"]
+
+
+def test_times_are_short_and_missing_ones_a_dash() -> None:
+    assert [showing._time(value) for value in (None, 1.26, 99.94, 100.0, 1234.5)] == ["-", "1.3", "99.9", "100", "1234"]
+
+
+def test_the_three_commonest_errors_are_told() -> None:
+    errors = [Sample(0.0, error=name) for name in "abbcccdddd"]
+    assert errors_of([Level(1, 0.0, errors)]) == ["4 failed: d", "3 failed: c", "2 failed: b"]
+
+
+def test_a_row_has_counts_rates_and_times() -> None:
+    level = Level(2, 0.0, [sample(0.0, 0.25, 0.5), sample(0.0, 0.25, 2.0), sample(0.0, 1.0, error="x")])
+    assert showing._cells(level.figures()) == ["2", "3", "1", "3.0", "1.00", "250/250/250", "1000/1735",
+                                               "1250/1850/1985"]  # fmt: skip
+
+
+def test_all_samples_are_written_with_times_since_their_level_began() -> None:
+    found = json.loads(as_json({"target": "é"}, [Level(1, 1.0, [sample(1.5, 2.0, 2.25)])]))
+    assert found["target"] == "é"
+    (level,) = found["levels"]
+    assert level["samples"] == [{"start_ms": 500.0, "ttft_ms": 500.0, "latency_ms": 750.0, "inter_token_ms": [250.0],
+                                 "output_tokens": 3, "prompt_tokens": 7, "error": None}]  # fmt: skip
 
 
 def test_bodies_are_the_same_in_every_run_and_each_has_a_prompt_of_its_own() -> None:

@@ -16,7 +16,7 @@ from chatplan.adapters.new_plugin.kinds import Kind
 from chatplan.adapters.new_plugin.naming import Names
 from chatplan.adapters.new_plugin.writing import write_package
 
-pytestmark = [pytest.mark.slow, pytest.mark.dev_only]
+pytestmark = [pytest.mark.slow, pytest.mark.dev_only, pytest.mark.timeout(300)]
 KINDS = {f"new-{kind.value}": kind for kind in Kind}
 LONG = "a-name-that-is-very-nearly-as-long-as-it-may-be"
 
@@ -54,7 +54,7 @@ class Installed:
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=250)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 

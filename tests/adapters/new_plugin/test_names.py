@@ -100,6 +100,25 @@ def test_the_command_writes_to_the_folder_of_the_name_and_says_what_is_next(
     assert 'cd Loud-Words\n  pip install -e ".[test]"' in result.output
 
 
+def test_the_command_writes_where_and_as_it_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    arguments = ["loud", "--output", str(folder), "--type", "str", "--field", "hush"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert str(folder / "README.md") in result.output
+    assert f"cd '{folder}'" in result.output
+    assert "The plugin 'loud' adds the field 'hush'" in result.output
+    assert '"hush": (\n        str,' in (folder / "src" / "chatplan_loud" / "__init__.py").read_text("utf-8")
+    assert isinstance(CliRunner().invoke(app, arguments).exception, RequestError)
+    assert CliRunner().invoke(app, [*arguments, "--force"]).exit_code == 0
+
+
+def test_a_name_may_have_fifty_letters() -> None:
+    assert Names.of("x" * 50).field == "x" * 50
+    with pytest.raises(RequestError, match="cannot be a field"):
+        Names.of("loud", field="x" * 51)
+
+
 def test_an_unknown_type_is_refused() -> None:
     result = CliRunner().invoke(app, ["loud", "--type", "list"])
     assert result.exit_code == 2
