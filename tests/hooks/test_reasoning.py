@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatplan import Chat, ChatPipeline, RequestError
+from chatplan import Chat, RequestError
 from chatplan.folding import fold
 from chatplan.standin import stand_in
 
@@ -192,37 +192,6 @@ def test_models_that_do_not_reason(new_chat: Callable[..., Chat]) -> None:
     for effort in ("none", "low"):
         assert refused(plain, reasoning_effort=effort).param == "reasoning_effort"
     assert both(plain, "<think>a</think>", max_tokens=16)[:2] == ("", "<think>a</think>")
-
-
-@pytest.mark.model
-def test_on_a_real_model(pipe: ChatPipeline) -> None:
-    """Its own vocabulary, where marks share tokens with what surrounds them."""
-    from chatplan import ModelInfo
-
-    about = pipe.chat.model
-    assert about.module is not None
-    tokenizer = copy.deepcopy(about.tokenizer)
-    tokenizer.chat_template = TEMPLATE
-    chat = Chat(ModelInfo.of(about.module, tokenizer, name="smollm2"), plugins=[type_of_force(pipe)])
-    schema: dict[str, Any] = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
-    schema["additionalProperties"] = False
-    for end in ("</think>", "</think>\n\n", ".</think>\n"):
-        reasoning, content, reason = both(chat, f"I see{end}", guided_json=schema)
-        assert (reasoning, json.loads(content)["a"] in (1, 2), reason) == ("I see" + end[: end.find("<")], True, "stop")
-    across = [
-        *ids(chat, "Hm</think"),
-        int(chat.model.tokenizer.get_vocab()["></"]),
-    ]  # a token that would begin the answer
-    assert len(across) > 3
-    assert both(chat, across, max_tokens=9, **CHOICE)[2] in ("stop", "length")
-    reasoning, content, _ = both(chat, "one two three four five", thinking_token_budget=3, **CHOICE)
-    assert (reasoning, content.strip() in ("yes", "no")) == ("one two three", True)
-
-
-def type_of_force(pipe: ChatPipeline) -> Any:
-    """The plugin of the fixture, which tests cannot import."""
-    manager = pipe.chat.plugins._manager
-    return manager.get_plugin("Force")
 
 
 @pytest.mark.parametrize("text", ["a <think>b</think> c", "</think>", "a </think>"])
