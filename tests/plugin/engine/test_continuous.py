@@ -449,6 +449,15 @@ def test_the_most_urgent_goes_first_and_equals_in_order(make: Make) -> None:
     assert order_of_ends(fifo, {"max_tokens": 40}, *([{"max_tokens": 5}] * 3)) == [0, 1, 2, 3]
 
 
+def test_equals_do_not_take_the_cache_of_each_other(make: Make) -> None:
+    chat = make(scheduling_policy="priority", enable_prefix_caching=False, **SMALL)
+    requests = [{"messages": ask("x" * 180), "max_tokens": 5, "priority": 1}] * 4  # two of them fit
+    prompt = len(chat.plan(requests[0]).prompt.token_ids)
+    with steps(chat) as read:
+        assert order_of_ends(chat, *requests) == [0, 1, 2, 3]
+    assert sum(read) == 4 * (prompt + 5 - 1)  # nobody had to read anything again
+
+
 def test_an_urgent_request_takes_the_cache_of_others(make: Make, generate: Chat) -> None:
     chat = make(scheduling_policy="priority", **SMALL)
     long = {"messages": ask("x" * 60), "max_tokens": 150, "seed": 1, "ignore_eos": True, "priority": 2}

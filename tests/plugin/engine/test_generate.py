@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -26,6 +27,7 @@ from chatplan import (
     OutputOrder,
     OutputStage,
     Processor,
+    Prompt,
     Row,
     Stage,
     StageState,
@@ -33,7 +35,8 @@ from chatplan import (
     hookimpl,
 )
 from chatplan.engine import EngineStats, scoring
-from chatplan.engine.batches import batches
+from chatplan.engine.batches import batches, longest_row, model_inputs
+from chatplan.engine.sampler import Sampler
 from chatplan.errors import ChatplanError, EngineError
 from chatplan.run import RowRun
 
@@ -272,6 +275,34 @@ def test_rows_of_one_call_share_their_generation_config(new_chat: NewChat) -> No
     assert [[rows.index(row) for row in group] for group in batches(rows, 2, True)] == [[0, 2], [3], [1, 4], [5]]
 
 
+def rendering(text: str) -> Any:
+    """A plugin whose prompts have a tensor beside their tokens, as those with images have."""
+    inputs = {"pixel_values": torch.ones(1, 2), "kind": text}
+    return SimpleNamespace(name="rendering", render_prompt=hookimpl(lambda: Prompt((65, 66), inputs=inputs)))
+
+
+def test_rows_with_inputs_of_their_own_run_beside_their_own_request(new_chat: NewChat) -> None:
+    chat = new_chat(plugins=[rendering("x")])
+    rows = [row for _ in range(2) for row in RowRun(chat.plan(ask("x"), n=2), chat.model, print).rows]
+    assert [[rows.index(row) for row in group] for group in batches(rows, 9, True)] == [[0, 1], [2, 3]]
+    given = model_inputs(rows[:2], 256, torch.device("cpu"))
+    assert given["pixel_values"].tolist() == [[1.0, 1.0]] * 2
+    assert given["kind"] == "x"
+    assert given["input_ids"].tolist() == [[65, 66]] * 2
+
+
+def test_shorter_rows_are_padded_in_front(tiny: Chat) -> None:
+    rows = [RowRun(tiny.plan(ask(text)), tiny.model, print).rows[0] for text in ("x", "xyz")]
+    rows[0].output_ids = [70]
+    given = model_inputs(rows, 256, torch.device("cpu"))
+    assert given["input_ids"].tolist() == [[256, *rows[0].prompt_ids, 70], list(rows[1].prompt_ids)]
+    assert given["attention_mask"].tolist() == [
+        [0, *[1] * (len(rows[0].prompt_ids) + 1)],
+        [1] * len(rows[1].prompt_ids),
+    ]
+    assert longest_row(rows) == len(rows[1].prompt_ids)
+
+
 def test_a_plugins_generation_config_acts_on_its_own_request(new_chat: NewChat) -> None:
     chat = new_chat(plugins=[NoRepeat()])
     base = {"temperature": 0, "max_tokens": 24, "ignore_eos": True, "logit_bias": {"65": 60}, "return_token_ids": True}
@@ -333,6 +364,26 @@ def test_the_models_generation_config_is_not_changed(new_model: NewModel, new_ch
     before = model.generation_config.to_dict()
     new_chat(model=model).complete_batch(MIXED[:7], max_tokens=2)
     assert model.generation_config.to_dict() == before
+
+
+def test_ways_to_end_of_the_model_are_not_the_requests(new_model: NewModel, new_chat: NewChat) -> None:
+    model = new_model()
+    for name, value in {"max_time": 1e-9, "stop_strings": ["a"], "min_new_tokens": 4, "min_length": 99, "max_length": 5,
+                        "max_new_tokens": 2, "eos_token_id": 65}.items():  # fmt: skip
+        setattr(model.generation_config, name, value)
+    chat = new_chat(model=model)
+    fields: dict[str, Any] = {"temperature": 0, "logit_bias": {"66": 80}, "max_tokens": 3}
+    assert ids_of(chat, ask("x"), **fields) == [66] * 3
+    assert ids_of(chat, ask("x"), **{**fields, "logit_bias": {"65": 80}}) == [65]
+
+
+def test_a_model_that_writes_nothing_is_an_error(
+    new_model: NewModel, new_chat: NewChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = new_model()
+    monkeypatch.setattr(model, "generate", lambda use_model_defaults=None, **arguments: arguments["input_ids"])
+    with pytest.raises(EngineError, match="generate ended without a token"):
+        new_chat(model=model).complete(ask("x"))
 
 
 def test_other_attributes_of_the_model_act(new_model: NewModel, new_chat: NewChat) -> None:
@@ -409,6 +460,19 @@ def test_plain_processors_and_criteria_see_their_own_row_alone(new_chat: NewChat
     assert plugin.criteria == [(1, len(prompt) + at) for at in (1, 2, 3)]
 
 
+def test_any_criterion_ends_a_row(new_chat: NewChat) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Two:
+        @hookimpl
+        def stopping_criteria(self, prompt: Any) -> Iterable[Any]:
+            return [EndsWith(len(prompt.token_ids), count, seen) for count in (9, 3)]
+
+    answer = new_chat(plugins=[Two()]).complete(ask("q"), max_tokens=6, ignore_eos=True, return_token_ids=True)
+    assert len(answer.choices[0].token_ids or []) == 3
+    assert answer.choices[0].finish_reason == "stop"
+
+
 def test_plain_criteria_cut_finished_beams(new_chat: NewChat) -> None:
     chat = new_chat(plugins=[Plain()], defaults={"max_tokens": 6, "ignore_eos": True, "return_token_ids": True})
     wish = {"messages": ask("q"), "use_beam_search": True, "n": 2}
@@ -416,6 +480,43 @@ def test_plain_criteria_cut_finished_beams(new_chat: NewChat) -> None:
     for choice, short in zip(whole.choices, cut.choices, strict=True):
         assert short.token_ids == (choice.token_ids or [])[:2]
         assert short.finish_reason == "stop"
+
+
+class Doubles(LogitsProcessor):
+    """Doubles the scores, then adds."""
+
+    def __init__(self, more: float) -> None:
+        self.more = more
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        return scores * 2 + self.more
+
+
+class Twice:
+    """A plugin with two processors of one class, and one that is none."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items = items
+
+    @hookimpl
+    def logits_processors(self, request: ChatCompletionRequest) -> Iterable[Any] | None:
+        return [(Stage.BIAS, item) for item in self.items] if request.user == "twice" else None
+
+
+def test_two_processors_of_one_class_both_act_and_in_order(new_chat: NewChat) -> None:
+    chat = new_chat(plugins=[Twice(Doubles(1.0), Doubles(5.0))])
+    rows = [RowRun(chat.plan(ask("x"), temperature=0, user=user), chat.model, print).rows[0] for user in ("a", "twice")]
+    scores = Sampler(rows, torch.device("cpu"), frozenset({Stage.GRAMMAR}))(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
+    assert scores.tolist() == [[1.0, 3.0], [(1 * 2 + 1) * 2 + 5, (3 * 2 + 1) * 2 + 5]]
+    left_out = Sampler(rows, torch.device("cpu"), frozenset({Stage.BIAS}))(torch.tensor([[1.0, 3.0], [1.0, 3.0]]))
+    assert left_out.tolist() == [[1.0, 3.0]] * 2
+
+
+def test_what_is_no_processor_fails_its_request_alone(new_chat: NewChat) -> None:
+    chat = new_chat(plugins=[Twice(object())])
+    good, bad = run_all(chat, [{"messages": ask("x"), "max_tokens": 2, "user": user} for user in ("a", "twice")])
+    assert good.error is None
+    assert str(bad.error) == "object is neither a chatplan.Processor nor a transformers.LogitsProcessor"
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -743,6 +844,30 @@ def test_prompts_scored_in_chunks(tiny: Chat, monkeypatch: pytest.MonkeyPatch, c
         assert list(part) == list(entry)
         for token, item in part.items():
             assert item == {**entry[token], "logprob": pytest.approx(entry[token]["logprob"], abs=1e-4)}
+
+
+@pytest.mark.parametrize("top", [0, 2, -1])
+def test_a_prompts_log_probabilities_are_the_models(tiny: Chat, new_chat: NewChat, top: int) -> None:
+    found = (
+        new_chat(max_logprobs=-1)
+        .complete(ask("a question"), prompt_logprobs=top, max_tokens=1)
+        .to_dict()["prompt_logprobs"]
+    )
+    ids = torch.tensor([tiny.plan(ask("a question")).prompt.token_ids])
+    with torch.no_grad():
+        scores = tiny.model.require_module()(input_ids=ids).logits[0].log_softmax(dim=-1)
+    assert found[0] is None
+    for entries, own, token in zip(found[1:], scores, ids[0, 1:].tolist(), strict=False):
+        best = own.argsort(descending=True)[: 300 if top == -1 else top].tolist()
+        assert set(map(int, entries)) == {*best, token}
+        assert [entry["rank"] for entry in entries.values()][: len(best)] == list(range(1, len(best) + 1))
+        for name, entry in entries.items():
+            assert entry["logprob"] == pytest.approx(own[int(name)].item(), abs=1e-4)
+            # Between two that are as likely but for the last bits, either may come first.
+            above, near = (int((own > own[int(name)] + margin).sum()) for margin in (1e-4, -1e-4))
+            assert above < entry["rank"] <= near
+            assert entry["decoded_token"] == tiny.model.token_text(int(name))
+    assert len(found) == ids.shape[1]
 
 
 # --- kinds of models --------------------------------------------------------------------------------------------------
