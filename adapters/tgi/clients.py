@@ -88,7 +88,6 @@ class HttpClient(Client):
 
     async def whole(self, inputs: str, parameters: Mapping[str, Any]) -> Any:
         import httpx
-        from huggingface_hub import TextGenerationOutput
 
         body = {"inputs": inputs, "parameters": dict(parameters)}
         try:
@@ -97,10 +96,20 @@ class HttpClient(Client):
             raise broken(error) from error
         if response.status_code != 200:
             raise refusal(response.status_code, response.content, response.headers)
-        return TextGenerationOutput.parse_obj_as_instance(response.json()).details
+        return details_of(response.json())
 
     async def close(self) -> None:
         await self._http.aclose()
+
+
+def details_of(data: Any) -> Any:
+    """The ``details`` of a whole answer; the hub's types leave lists within lists as they came."""
+    from huggingface_hub import TextGenerationOutput, TextGenerationOutputToken
+
+    details = TextGenerationOutput.parse_obj_as_instance(data).details
+    for sample in (details, *(details.best_of_sequences or ())) if details else ():
+        sample.top_tokens = [TextGenerationOutputToken.parse_obj_as_list(tops) for tops in sample.top_tokens or ()]
+    return details
 
 
 def broken(error: Exception) -> Exception:

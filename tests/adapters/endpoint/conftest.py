@@ -1,9 +1,8 @@
-"""The example repository around the real checkpoint, and a strict stand-in for the container's toolkit."""
+"""The example repository around a tiny checkpoint, and a strict stand-in for the container's toolkit."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,12 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
+from waiting import join
+
+from chatplan import Chat, ModelInfo
+from chatplan.standin import stand_in
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 # The toolkit's own serialiser, where it is installed.
@@ -83,14 +88,45 @@ def check_serialisable(value: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def repository(tmp_path_factory: pytest.TempPathFactory, model_path: str) -> Path:
+def readable_model(new_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
+    """The tiny model; its likeliest tokens are printable ASCII, so no answer ends by itself or within a character."""
+    model = new_model()
+    with torch.no_grad():
+        model.lm_head.weight[len(range(ord("!"), ord("~") + 1)) :] = 0
+    return model
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory, readable_model: LlamaForCausalLM) -> Path:
     """A model's repository: the checkpoint, and the files of the example."""
     place = tmp_path_factory.mktemp("repository")
-    for file in Path(model_path).iterdir():
-        os.symlink(file, place / file.name)
+    readable_model.save_pretrained(place)
+    stand_in().tokenizer.save_pretrained(place)
     for file in (EXAMPLES / "endpoint").iterdir():
         shutil.copy(file, place / file.name)
     return place
+
+
+@pytest.fixture(scope="session")
+def direct(readable_model: LlamaForCausalLM) -> Chat:
+    """The same model without a handler."""
+    return Chat(ModelInfo.of(readable_model, stand_in().tokenizer, name="tiny"))
+
+
+@pytest.fixture(scope="session")
+def fruit(direct: Chat) -> str:
+    """The first characters of the likeliest answer to MESSAGES, each a token."""
+    return direct([{"role": "user", "content": "Name a fruit."}], max_tokens=8, temperature=0).text
+
+
+@pytest.fixture(scope="session")
+def story(readable_model: LlamaForCausalLM) -> str:
+    """How the model goes on after PROMPT, each character a token."""
+    tokenizer = stand_in().tokenizer
+    ids = tokenizer("Once upon a", return_tensors="pt")["input_ids"]
+    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}
+    found = readable_model.generate(ids, **given)  # type: ignore[operator,arg-type]
+    return str(tokenizer.decode(found[0, ids.shape[1] :]))
 
 
 @pytest.fixture(scope="session")
@@ -101,12 +137,12 @@ def handler(repository: Path) -> Any:
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.EndpointHandler(str(repository), served_model_name="smollm2", dtype="float32")
+    return module.EndpointHandler(str(repository), served_model_name="tiny", dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def toolkit(handler: Any) -> Toolkit:
-    """The stand-in, with the real model behind it."""
+    """The stand-in, with the tiny model behind it."""
     return Toolkit(handler)
 
 
@@ -131,9 +167,9 @@ def endpoint_url(toolkit: Toolkit) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
-    thread.join()
+    join(thread)
     server.server_close()

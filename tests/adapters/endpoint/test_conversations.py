@@ -1,4 +1,4 @@
-"""Every form in which a conversation comes, on the real model, by the rules of the container."""
+"""Every form in which a conversation comes, on a tiny model, by the rules of the container."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from chatplan import ChatPipeline
+from chatplan import Chat
 
 MESSAGES = [{"role": "user", "content": "Name a fruit."}]
 SHORT = {"max_tokens": 3, "temperature": 0}
-TEXT = "The fruit I"
 
 
 def text_of(answer: Any) -> str:
@@ -34,14 +33,14 @@ def text_of(answer: Any) -> str:
     ],
     ids=lambda body: json.dumps(body)[:40],
 )
-def test_one_conversation(toolkit: Any, body: Any) -> None:
-    assert text_of(toolkit.ask(body)) == TEXT
+def test_one_conversation(toolkit: Any, fruit: str, body: Any) -> None:
+    assert text_of(toolkit.ask(body)) == fruit[:3]
 
 
-def test_answer_is_that_of_the_pipeline(toolkit: Any, pipe: ChatPipeline) -> None:
+def test_answer_is_that_of_the_pipeline(toolkit: Any, direct: Chat) -> None:
     request = {"messages": MESSAGES, "max_tokens": 4, "seed": 3, "n": 2, "logprobs": True, "top_logprobs": 2}
-    request |= {"prompt_logprobs": 1, "request_id": "one", "model": "smollm2"}
-    answer, expected = toolkit.ask({"inputs": request}), pipe(request).to_dict()
+    request |= {"prompt_logprobs": 1, "request_id": "one", "model": "tiny"}
+    answer, expected = toolkit.ask({"inputs": request}), direct(request).to_dict()
     assert {**answer, "created": 0} == {**expected, "created": 0}
 
 
@@ -51,44 +50,44 @@ def test_masked_tokens_have_the_lowest_logprob(toolkit: Any) -> None:
     assert -9999.0 in [other["logprob"] for token in content for other in token["top_logprobs"]]
 
 
-def test_batch_is_answered_in_order(toolkit: Any) -> None:
+def test_batch_is_answered_in_order(toolkit: Any, fruit: str) -> None:
     regex = [{"messages": MESSAGES, "guided_regex": pattern} for pattern in ("a", "b")]
     answer = toolkit.ask({"inputs": [*regex, MESSAGES, {"inputs": {"messages": MESSAGES}}], "parameters": SHORT})
-    assert [text_of(item) for item in answer] == ["a", "b", TEXT, TEXT]
+    assert [text_of(item) for item in answer] == ["a", "b", fruit[:3], fruit[:3]]
 
 
-def test_batch_of_one_is_a_list(toolkit: Any) -> None:
+def test_batch_of_one_is_a_list(toolkit: Any, fruit: str) -> None:
     answer = toolkit.ask({"inputs": [{"messages": MESSAGES, **SHORT}]})
-    assert [text_of(item) for item in answer] == [TEXT]
+    assert [text_of(item) for item in answer] == [fruit[:3]]
 
 
-def test_batch_of_lists_of_messages(toolkit: Any) -> None:
-    assert [text_of(item) for item in toolkit.ask({"inputs": [MESSAGES, MESSAGES], **SHORT})] == [TEXT, TEXT]
+def test_batch_of_lists_of_messages(toolkit: Any, fruit: str) -> None:
+    assert [text_of(item) for item in toolkit.ask({"inputs": [MESSAGES, MESSAGES], **SHORT})] == [fruit[:3], fruit[:3]]
 
 
-def test_conversations_and_prompts_in_one_batch(toolkit: Any) -> None:
+def test_conversations_and_prompts_in_one_batch(toolkit: Any, fruit: str, story: str) -> None:
     short, prompt = {"messages": MESSAGES, **SHORT}, {"inputs": "Once upon a", "parameters": {"max_new_tokens": 1}}
     answer = toolkit.ask({"inputs": [prompt, short, prompt]})
-    assert answer[0] == answer[2] == [{"generated_text": " time"}]
-    assert text_of(answer[1]) == TEXT
+    assert answer[0] == answer[2] == [{"generated_text": story[:1]}]
+    assert text_of(answer[1]) == fruit[:3]
 
 
-def test_vertex(toolkit: Any) -> None:
+def test_vertex(toolkit: Any, fruit: str) -> None:
     answer = toolkit.ask({"instances": [{"messages": MESSAGES}, MESSAGES], "parameters": SHORT})
-    assert [text_of(item) for item in answer.pop("predictions")] == [TEXT, TEXT]
+    assert [text_of(item) for item in answer.pop("predictions")] == [fruit[:3], fruit[:3]]
     assert answer == {}
 
 
-def test_vertex_prompts(toolkit: Any) -> None:
+def test_vertex_prompts(toolkit: Any, story: str) -> None:
     body = {"instances": [{"inputs": "Once upon a", "parameters": {"max_new_tokens": 1}}]}
-    assert toolkit.ask(body) == {"predictions": [[{"generated_text": " time"}]]}
+    assert toolkit.ask(body) == {"predictions": [[{"generated_text": story[:1]}]]}
     shared = {"instances": ["Once upon a"], "parameters": {"max_new_tokens": 1}}
-    assert toolkit.ask(shared) == {"predictions": [[{"generated_text": " time"}]]}
+    assert toolkit.ask(shared) == {"predictions": [[{"generated_text": story[:1]}]]}
 
 
-def test_query_parameters(toolkit: Any) -> None:
+def test_query_parameters(toolkit: Any, fruit: str) -> None:
     body = {"inputs": MESSAGES}
-    assert text_of(toolkit.ask(body, "max_tokens=3&temperature=0&frequency_penalty=0.5&logprobs=true")) == TEXT
+    assert text_of(toolkit.ask(body, "max_tokens=3&temperature=0&frequency_penalty=0.5&logprobs=true")) == fruit[:3]
 
 
 def test_body_is_left_as_it_is(handler: Any) -> None:

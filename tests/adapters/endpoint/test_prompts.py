@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from chatplan.adapters.endpoint.generation import Parameters, read_parameters
+from chatplan import RequestError
+from chatplan.adapters.endpoint.generation import Grammar, Parameters, read_parameters
 
 PROMPT = "Once upon a"
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [4]}}, "required": ["n"], "additionalProperties": False}
 
 
 def generate(toolkit: Any, **parameters: Any) -> Any:
@@ -24,11 +25,8 @@ def continued(toolkit: Any, prompt: str, /, **parameters: Any) -> Any:
     return answer
 
 
-def test_text_goes_to_the_model_as_it_is(toolkit: Any, handler: Any) -> None:
-    tokenizer, model = handler.chat.model.tokenizer, handler.chat.model.require_module()
-    ids = tokenizer(PROMPT, return_tensors="pt")["input_ids"]
-    expected = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
-    assert generate(toolkit, max_new_tokens=6)["generated_text"] == tokenizer.decode(expected[0, ids.shape[1] :])
+def test_text_goes_to_the_model_as_it_is(toolkit: Any, story: str) -> None:
+    assert generate(toolkit, max_new_tokens=6) == {"generated_text": story[:6]}
 
 
 def test_special_tokens_are_added(toolkit: Any, handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,9 +34,9 @@ def test_special_tokens_are_added(toolkit: Any, handler: Any, monkeypatch: pytes
     from tokenizers.processors import TemplateProcessing
 
     backend = handler.chat.model.tokenizer.backend_tokenizer
-    monkeypatch.setattr(backend, "post_processor", TemplateProcessing("<|im_start|> $0", None, [("<|im_start|>", 1)]))
+    monkeypatch.setattr(backend, "post_processor", TemplateProcessing("<|im_start|> $0", None, [("<|im_start|>", 258)]))
     prefill = generate(toolkit, max_new_tokens=1, decoder_input_details=True)["details"]["prefill"]
-    assert [token["id"] for token in prefill[:2]] == [1, 6403]
+    assert [token["id"] for token in prefill[:2]] == [258, ord("O") - ord("!")]
 
 
 def test_details(toolkit: Any) -> None:
@@ -57,7 +55,7 @@ def test_no_details_unless_asked(toolkit: Any) -> None:
 
 def test_prompt_details(toolkit: Any) -> None:
     prefill = generate(toolkit, max_new_tokens=1, decoder_input_details=True)["details"]["prefill"]
-    assert [token["text"] for token in prefill] == ["Once", " upon", " a"]
+    assert [token["text"] for token in prefill] == list(PROMPT)
     assert prefill[0]["logprob"] is None
     assert all(token["logprob"] < 0 for token in prefill[1:])
 
@@ -70,9 +68,9 @@ def test_likeliest_tokens(toolkit: Any) -> None:
         assert token["logprob"] <= top[1]["logprob"] or token in top
 
 
-def test_stop_text_is_kept(toolkit: Any) -> None:
-    answer = generate(toolkit, max_new_tokens=8, stop=["city"], details=True)
-    assert answer["generated_text"].endswith("city")
+def test_stop_text_is_kept(toolkit: Any, story: str) -> None:
+    answer = generate(toolkit, max_new_tokens=8, stop=[story[3:5]], details=True)
+    assert answer["generated_text"] == story[:5]
     assert answer["details"]["finish_reason"] == "stop_sequence"
 
 
@@ -93,13 +91,17 @@ def test_whole_characters(toolkit: Any) -> None:
     assert texts == [*([""] * (len(texts) - 1)), "🦊"]
 
 
-def test_return_full_text(toolkit: Any) -> None:
-    assert generate(toolkit, max_new_tokens=1, return_full_text=True)["generated_text"] == "Once upon a time"
+def test_return_full_text(toolkit: Any, story: str) -> None:
+    assert generate(toolkit, max_new_tokens=1, return_full_text=True) == {"generated_text": PROMPT + story[:1]}
+    several = generate(toolkit, max_new_tokens=1, return_full_text=True, best_of=2, do_sample=True, details=True)
+    (other,) = several["details"]["best_of_sequences"]
+    assert several["generated_text"].startswith(PROMPT)
+    assert other["generated_text"].startswith(PROMPT)
 
 
 def test_truncate_keeps_the_end(toolkit: Any) -> None:
     body = {"max_new_tokens": 1, "truncate": 2, "decoder_input_details": True}
-    assert [token["text"] for token in generate(toolkit, **body)["details"]["prefill"]] == [" upon", " a"]
+    assert [token["text"] for token in generate(toolkit, **body)["details"]["prefill"]] == [" ", "a"]
 
 
 @pytest.mark.parametrize(
@@ -144,14 +146,11 @@ def test_best_of(toolkit: Any) -> None:
 @pytest.mark.parametrize(
     "grammar",
     [
-        {"type": "json", "value": {"type": "object", "properties": {"n": {"enum": [4]}}, "required": ["n"]}},
-        {"type": "json", "value": '{"properties": {"n": {"enum": [4]}}, "required": ["n"], "type": "object"}'},
+        {"type": "json", "value": SCHEMA},
+        {"type": "json", "value": json.dumps(SCHEMA)},
         {
             "type": "json_schema",
-            "value": {
-                "name": "it",
-                "schema": {"type": "object", "properties": {"n": {"enum": [4]}}, "required": ["n"]},
-            },
+            "value": {"name": "it", "schema": SCHEMA},
         },
     ],
     ids=["object", "text", "named"],
@@ -166,17 +165,80 @@ def test_grammar_regex(toolkit: Any) -> None:
     assert re.fullmatch(r"\d{3}-\d", text)
 
 
+def test_parameters_are_fields() -> None:
+    given = {
+        "max_new_tokens": 7, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "repetition_penalty": 1.2,
+        "frequency_penalty": 0.3, "stop": "a", "truncate": 4, "best_of": 2, "seed": 9, "top_n_tokens": 2,
+        "decoder_input_details": True, "grammar": {"type": "regex", "value": "a"},
+    }  # fmt: skip
+    assert read_parameters(given, 20).fields("Once", 9) == {
+        "messages": [{"role": "user", "content": "Once"}], "add_special_tokens": True, "max_tokens": 7,
+        "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.0, "repetition_penalty": 1.2,
+        "frequency_penalty": 0.3, "seed": 9, "n": 2, "stop": ["a"], "include_stop_str_in_output": True,
+        "truncate_prompt_tokens": 4, "guided_regex": "a", "logprobs": True, "top_logprobs": 3,
+        "return_tokens_as_token_ids": True, "prompt_logprobs": 0, "return_token_ids": True,
+    }  # fmt: skip
+
+
+def test_what_is_not_given_is_told_as_well() -> None:
+    """The checkpoint's own values would step in."""
+    assert read_parameters({}, 20).fields("Once", None) == {
+        "messages": [{"role": "user", "content": "Once"}], "add_special_tokens": True, "max_tokens": 100,
+        "temperature": 0.0, "top_k": -1, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0,
+        "frequency_penalty": 0.0, "seed": None, "n": 1, "stop": [], "include_stop_str_in_output": True,
+        "truncate_prompt_tokens": None,
+    }  # fmt: skip
+    assert read_parameters({"do_sample": True}, 20).fields("Once", 1)["temperature"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "reports"),
+    [
+        ({"details": True}, {"logprobs": True, "top_logprobs": None, "return_tokens_as_token_ids": True}),
+        ({"best_of": 2, "do_sample": True},
+         {"logprobs": True, "top_logprobs": None, "return_tokens_as_token_ids": True}),
+        ({"top_n_tokens": 20}, {"logprobs": True, "top_logprobs": 21, "return_tokens_as_token_ids": True}),
+        ({"top_n_tokens": 0}, {}),
+    ],
+)  # fmt: skip
+def test_what_is_reported(given: dict[str, Any], reports: dict[str, Any]) -> None:
+    names = ("logprobs", "top_logprobs", "return_tokens_as_token_ids", "prompt_logprobs", "return_token_ids")
+    fields = read_parameters(given, 20).fields("Once", None)
+    assert {name: fields[name] for name in names if name in fields} == reports
+
+
+def test_ranges_end_where_tgi_has_them() -> None:
+    for name, value in (("temperature", 1e-6), ("top_p", 1.0), ("frequency_penalty", -2.0), ("seed", 2**63 - 1),
+                        ("seed", 0), ("typical_p", 1.0), ("watermark", False), ("best_of", 1)):  # fmt: skip
+        assert getattr(read_parameters({name: value}, 20), name) == value
+    for name, value in (("seed", 2**63), ("top_p", 0.0), ("frequency_penalty", -2.1), ("top_n_tokens", -1),
+                        ("do_sample", 1), ("truncate", 0), ("typical_p", 0.9)):  # fmt: skip
+        with pytest.raises(RequestError) as caught:
+            read_parameters({name: value}, 20)
+        assert caught.value.param == name
+    assert read_parameters({"top_n_tokens": 500}, -1).top_n_tokens == 500
+    with pytest.raises(RequestError, match="did you mean max_new_tokens"):
+        read_parameters({"max_new_token": 1}, 20)
+
+
+@pytest.mark.parametrize("value", [{"schema": {"type": "object"}}, {"type": "object"}])
+def test_only_a_named_schema_is_unwrapped(value: Any) -> None:
+    grammar = Grammar(type="json_schema", value=value)
+    assert grammar.fields() == {"guided_json": {"type": "object"}}
+    assert Grammar(type="json", value=value).fields() == {"guided_json": value}
+
+
 def test_penalties_are_honoured(toolkit: Any) -> None:
-    again = "one, two, one, two, one, two, one,"
-    assert continued(toolkit, again, max_new_tokens=1)["generated_text"] == " one"
-    assert continued(toolkit, again, max_new_tokens=1, repetition_penalty=9.0)["generated_text"] != " one"
-    plain = continued(toolkit, again, max_new_tokens=8)["generated_text"]
-    assert continued(toolkit, again, max_new_tokens=8, frequency_penalty=2.0)["generated_text"] != plain
+    again = generate(toolkit, max_new_tokens=24)["generated_text"]
+    assert len(set(again)) < len(again)
+    without = generate(toolkit, max_new_tokens=24, repetition_penalty=1000.0)["generated_text"]
+    assert len(set(without)) == len(without)
+    assert generate(toolkit, max_new_tokens=24, frequency_penalty=2.0)["generated_text"] != again
 
 
-def test_nulls_are_absent(toolkit: Any) -> None:
+def test_nulls_are_absent(toolkit: Any, story: str) -> None:
     nulls = dict.fromkeys(["temperature", "top_k", "grammar", "adapter_id", "stop", "watermark", "typical_p"])
-    assert generate(toolkit, max_new_tokens=1, **nulls) == {"generated_text": " time"}
+    assert generate(toolkit, max_new_tokens=1, **nulls) == {"generated_text": story[:1]}
 
 
 def test_a_hundred_tokens_unless_it_says_else(handler: Any) -> None:

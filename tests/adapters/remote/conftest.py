@@ -6,16 +6,17 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
+from waiting import join, wait_until
 
 from chatplan import Chat, hookimpl
-from chatplan.adapters.remote import remote_chat
+from chatplan.adapters.remote import remote_chat, run
 
 
 class Fields:
@@ -44,7 +45,7 @@ def tiny_server(serve: Callable[..., Any], direct: Chat) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def remote(tiny_server: Any) -> Iterator[Chat]:
     """The same through the engine."""
-    chat = remote_chat(tiny_server.url, plugins=[Fields()], timeout=30)
+    chat = remote_chat(tiny_server.url, plugins=[Fields()], timeout=90)
     yield chat
     chat.close()
 
@@ -85,6 +86,8 @@ class Peer:
         replies: what is answered; a callable gets the body.
         headers: sent with each reply.
         pause: seconds before a reply, and between events.
+        held_after: so many events are sent, none for a reply that is none; the rest once ``go`` is set.
+        most: how many requests were under way at once.
     """
 
     def __init__(self) -> None:
@@ -99,6 +102,9 @@ class Peer:
         self.replies: list[Any] = [(200, completion())]
         self.headers: dict[str, str] = {}
         self.pause = 0.0
+        self.held_after: int | None = None
+        self.go = threading.Event()
+        self.running = self.most = 0
         self.got: list[tuple[dict[str, Any], dict[str, str]]] = []
 
     def kill(self) -> None:
@@ -115,6 +121,20 @@ class Peer:
         return self.got[-1][0]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self.running -= 1
+
+    async def _held(self, at: int) -> None:
+        if at == self.held_after:
+            go, until = self.go, asyncio.get_running_loop().time() + 60
+            while not go.is_set() and asyncio.get_running_loop().time() < until:
+                await asyncio.sleep(0.005)
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         self.loop, body = asyncio.get_running_loop(), b""
         while True:
             message = await receive()
@@ -128,16 +148,19 @@ class Peer:
             self.got.append((data, {name.decode(): value.decode() for name, value in scope["headers"]}))
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
             status, content = reply(data) if callable(reply) else reply
-        await asyncio.sleep(self.pause)
+        await self._held(0)
+        await asyncio.sleep(0 if self.go.is_set() else self.pause)
         kinds: dict[type, str] = {list: "text/event-stream", str: "text/plain"}
         headers = {"content-type": kinds.get(type(content), "application/json"), **self.headers}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         if isinstance(content, list):
-            for each in content:
+            for at, each in enumerate(content):
+                if at:
+                    await self._held(at)
                 text = f"data: {each if isinstance(each, str) else json.dumps(each)}\n\n"
                 await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
-                await asyncio.sleep(self.pause)
+                await asyncio.sleep(0 if self.go.is_set() else self.pause)
             content = ""
         text = content if isinstance(content, str) else json.dumps(content)
         await send({"type": "http.response.body", "body": text.encode()})
@@ -149,17 +172,17 @@ def running(peer: Peer) -> Iterator[Peer]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(peer, lifespan="off", log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, args=([listener],))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     peer.server = server
     peer.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        while not server.started:
-            time.sleep(0.005)
+        wait_until(lambda: server.started or not thread.is_alive(), what="the stand-in starts")
         yield peer
     finally:
+        peer.go.set()
         server.should_exit = True
-        thread.join()
+        join(thread)
 
 
 @pytest.fixture(scope="session")
@@ -185,6 +208,8 @@ def shared_peer(start_peer: Callable[..., Any]) -> Iterator[Peer]:
 @pytest.fixture
 def peer(shared_peer: Peer) -> Peer:
     """The same, as if new."""
+    shared_peer.go.set()  # what a test before has left
+    wait_until(lambda: not shared_peer.running)
     shared_peer.reset()
     return shared_peer
 
@@ -196,8 +221,30 @@ def connect() -> Iterator[Callable[..., Any]]:
 
         def make(*peers: Peer | str, **options: Any) -> Chat:
             urls = [peer if isinstance(peer, str) else peer.url for peer in peers]
-            chat = remote_chat(urls, **{"server": "openai", "model": "stand-in", "timeout": 10, **options})
+            chat = remote_chat(urls, **{"server": "openai", "model": "stand-in", "timeout": 60, **options})
             stack.callback(chat.close)
             return chat
 
         yield make
+
+
+class _NoTime(float):
+    """A factor that notes what it is for, and makes it nothing."""
+
+    def __new__(cls, noted: list[float]) -> _NoTime:
+        return super().__new__(cls, 0.0)
+
+    def __init__(self, noted: list[float]) -> None:
+        self.noted = noted
+
+    def __rmul__(self, seconds: float) -> float:
+        self.noted.append(seconds)
+        return 0.0
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds between tries, which take none."""
+    noted: list[float] = []
+    monkeypatch.setattr(run, "random", SimpleNamespace(uniform=lambda least, most: _NoTime(noted)))
+    return noted

@@ -1,4 +1,4 @@
-"""A stand-in for a TGI server: its rules are TGI's, its tokens the real model's."""
+"""A stand-in for a TGI server: its rules are TGI's, its tokens those of a tiny model."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import json
 import signal
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy
 import pytest
+import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from transformers import LlamaForCausalLM
+from waiting import join, wait_until
 
-from chatplan import Chat, ChatCompletionRequest, ChatPipeline, ModelInfo, Prompt, Settings, hookimpl
+from chatplan import Chat, ChatCompletionRequest, ModelInfo, Prompt, Settings, hookimpl
+from chatplan.standin import stand_in
 
-MAX_INPUT, MAX_TOTAL, MAX_STOPS, MAX_BEST_OF, MAX_TOP = 2048, 4096, 4, 2, 5
+MAX_INPUT, MAX_TOTAL, MAX_STOPS, MAX_BEST_OF, MAX_TOP = 256, 512, 4, 2, 5
+HELD_SECONDS = 60.0
 PARAMETERS = {
     "adapter_id": str, "best_of": int, "decoder_input_details": bool, "details": bool, "do_sample": bool,
     "frequency_penalty": float, "grammar": dict, "max_new_tokens": int, "repetition_penalty": float,
@@ -29,8 +34,8 @@ PARAMETERS = {
     "top_p": float, "truncate": int, "typical_p": float, "watermark": bool,
 }  # fmt: skip
 INFO = {
-    "model_id": "smollm2", "max_best_of": MAX_BEST_OF, "max_stop_sequences": MAX_STOPS, "max_input_tokens": MAX_INPUT,
-    "max_total_tokens": MAX_TOTAL, "version": "3.3.6",
+    "model_id": "tests/tiny", "max_best_of": MAX_BEST_OF, "max_stop_sequences": MAX_STOPS, "version": "3.3.6",
+    "max_input_tokens": MAX_INPUT, "max_total_tokens": MAX_TOTAL,
 }  # fmt: skip
 
 
@@ -54,7 +59,9 @@ class StandIn:
     Attributes:
         sent: the bodies, in order; ``broken`` the rules that a client broke without TGI noticing.
         answers: answers to give first, instead of generating.
-        pause: seconds between tokens; ``open`` streams that run.
+        says: the token ids of streams; absent, those of the model.
+        held_after: so many tokens of a stream are sent, and further ones once ``go`` is set.
+        open: streams that run.
     """
 
     def __init__(self, chat: Chat) -> None:
@@ -63,9 +70,12 @@ class StandIn:
         self.headers: list[Mapping[str, str]] = []
         self.broken: list[str] = []
         self.answers: list[Callable[[], Response]] = []
-        self.pause = 0.0
+        self.says: list[int] = []
+        self.held_after: int | None = None
+        self.go = threading.Event()
         self.open = 0
         self.break_after: int | None = None
+        self.breaks_with: dict[str, str] = {}
         self.info: dict[str, Any] = dict(INFO)
         self.url = self.secret = ""
 
@@ -213,21 +223,30 @@ class StandIn:
         """One event for each token; they are drawn before the first is sent."""
         answer = await asyncio.to_thread(self._whole, inputs, {**given, "details": True})
         details = answer["details"]
+        if self.says:
+            details["tokens"] = [self._token(token_id, -1.0) for token_id in self.says]
+            details["top_tokens"] = [[] for _ in self.says]
         self.open += 1
         try:
             for at, token in enumerate(details["tokens"]):
                 if at == self.break_after:
-                    yield "data:" + json.dumps({"error": "Request failed", "error_type": "generation"}) + "\n\n"
+                    yield "data:" + json.dumps(self.breaks_with) + "\n\n"
                     return
+                if at == self.held_after:
+                    await self._held()
                 last = at == len(details["tokens"]) - 1
                 end = {name: details[name] for name in ("finish_reason", "generated_tokens", "seed")} if last else None
                 event = {"index": at + 1, "token": token, "top_tokens": details["top_tokens"][at], "details": end}
                 text = answer["generated_text"] if last else None
                 yield "data:" + json.dumps({**event, "generated_text": text}, ensure_ascii=False)
                 yield "\n\n"
-                await asyncio.sleep(self.pause)
         finally:
             self.open -= 1
+
+    async def _held(self) -> None:
+        until = asyncio.get_running_loop().time() + HELD_SECONDS
+        while not self.go.is_set() and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.005)
 
 
 def check_grammar(grammar: dict[str, Any]) -> None:
@@ -243,30 +262,61 @@ def check_grammar(grammar: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(pipe: ChatPipeline) -> Iterator[StandIn]:
+def readable_model(new_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
+    """The tiny model; its likeliest tokens are printable ASCII, so no answer ends by itself or within a character."""
+    model = new_model()
+    with torch.no_grad():
+        model.lm_head.weight[len(range(ord("!"), ord("~") + 1)) :] = 0
+    return model
+
+
+@pytest.fixture(scope="session")
+def checkpoint(readable_model: LlamaForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of its tokenizer and configuration; there are no weights."""
+    folder = str(tmp_path_factory.mktemp("checkpoint"))
+    tokenizer = deepcopy(stand_in().tokenizer)
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.save_pretrained(folder)
+    readable_model.config.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def here(readable_model: LlamaForCausalLM) -> Chat:
+    """The same model in this process."""
+    return Chat(ModelInfo.of(readable_model, stand_in().tokenizer, name="tests/tiny"))
+
+
+@pytest.fixture(scope="session")
+def server(readable_model: LlamaForCausalLM, checkpoint: str) -> Iterator[StandIn]:
     """The stand-in on a free port."""
+    about = ModelInfo.without_weights(checkpoint, Settings(), "")
     settings = Settings(logprobs_mode="processed")
-    stand_in = StandIn(Chat(ModelInfo.of(pipe.model, pipe.tokenizer, settings, "smollm2"), plugins=[Raw()]))
+    tgi = StandIn(Chat(ModelInfo.of(readable_model, about.tokenizer, settings, "tests/tiny"), plugins=[Raw()]))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    stand_in.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    running = uvicorn.Server(uvicorn.Config(stand_in.app(), log_level="warning", lifespan="off"))
-    thread = threading.Thread(target=running.run, args=([listener],))
+    tgi.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running = uvicorn.Server(uvicorn.Config(tgi.app(), log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=running.run, args=([listener],), daemon=True)
     thread.start()
-    while not running.started and thread.is_alive():
-        time.sleep(0.01)
-    yield stand_in
+    wait_until(lambda: running.started or not thread.is_alive(), what="the stand-in starts")
+    yield tgi
     running.handle_exit(signal.SIGTERM, None)
-    thread.join()
+    join(thread)
 
 
 @pytest.fixture
 def tgi(server: StandIn) -> Iterator[StandIn]:
     """The stand-in, as new; a test that breaks a rule of TGI's fails."""
+    wait_until(lambda: not server.open, what="streams of the test before end")
     server.sent.clear()
     server.headers.clear()
     server.broken.clear()
     server.answers.clear()
-    server.pause, server.break_after, server.info, server.secret = 0.0, None, dict(INFO), ""
+    server.go.clear()
+    server.says, server.held_after, server.break_after = [], None, None
+    server.breaks_with = {"error": "Request failed", "error_type": "generation"}
+    server.info, server.secret = dict(INFO), ""
     yield server
+    server.go.set()
     assert not server.broken

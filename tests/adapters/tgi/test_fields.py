@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +18,7 @@ from chatplan import (
     hookimpl,
 )
 from chatplan.adapters.tgi import tgi_chat
+from chatplan.adapters.tgi.parameters import seeded
 
 if TYPE_CHECKING:
     from tests.adapters.tgi.conftest import StandIn
@@ -49,7 +52,7 @@ SENT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 # Fields that hold without a parameter of their own: the request, and what shows it.
 HERE: dict[str, dict[str, Any]] = {
-    "model": {"model": "smollm2"},
+    "model": {"model": "tests/tiny"},
     "n": {"n": 2},
     "stream": {"stream": True},
     "stream_options": {"stream": True, "stream_options": {"include_usage": True}},
@@ -108,8 +111,8 @@ ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def chat(server: StandIn, model_path: str) -> Iterator[Chat]:
-    made = tgi_chat(server.url, model_path, served_model_name="smollm2", client="http", scheduling_policy="priority")
+def chat(server: StandIn, checkpoint: str) -> Iterator[Chat]:
+    made = tgi_chat(server.url, checkpoint, served_model_name="tests/tiny", client="http", scheduling_policy="priority")
     yield made
     made.close()
 
@@ -175,8 +178,8 @@ class Shy:
         return [(Stage.BIAS, LogitsProcessorList())] if request.get("shy") else None
 
 
-def test_work_of_a_plugin_is_refused(tgi: StandIn, model_path: str) -> None:
-    chat = tgi_chat(tgi.url, model_path, plugins=[Shy()], client="http")
+def test_work_of_a_plugin_is_refused(tgi: StandIn, checkpoint: str) -> None:
+    chat = tgi_chat(tgi.url, checkpoint, plugins=[Shy()], client="http")
     with pytest.raises(UnsupportedFieldError) as caught:
         ask(chat, {"shy": 1.0})
     assert caught.value.param == "shy"
@@ -205,13 +208,13 @@ def test_filters_without_effect_are_not_sent(chat: Chat, tgi: StandIn, fields: d
 
 def test_prompt_that_is_too_long_is_refused(chat: Chat, tgi: StandIn) -> None:
     with pytest.raises(ContextLengthError, match="messages"):
-        ask(chat, {"messages": [{"role": "user", "content": "word " * 2500}]})
+        ask(chat, {"messages": [{"role": "user", "content": "word " * 60}]})
     assert not tgi.sent
 
 
 def test_truncating_goes_no_further_than_the_server(chat: Chat, tgi: StandIn) -> None:
-    ask(chat, {"truncate_prompt_tokens": 3000})
-    assert tgi.sent[0]["parameters"]["truncate"] == 2048
+    ask(chat, {"truncate_prompt_tokens": 300})
+    assert tgi.sent[0]["parameters"]["truncate"] == 256
 
 
 def test_names_of_properties_stand_in_the_schema_as_in_json(chat: Chat, tgi: StandIn) -> None:
@@ -226,6 +229,81 @@ def test_schema_that_would_not_be_enforced_is_refused(chat: Chat, tgi: StandIn) 
     with pytest.raises(RequestError, match="guided_json.*minimum"):
         ask(chat, {"guided_json": schema})
     assert not tgi.sent
+
+
+def test_bounds_themselves_are_sent(chat: Chat, tgi: StandIn) -> None:
+    ask(chat, {"stop": list("abcd"), "seed": 0, "temperature": 1.0, "top_k": 2**31 - 2, "top_p": 0.9999})
+    sent = tgi.sent[0]["parameters"]
+    assert (sent["stop"], sent["seed"], sent["top_k"], sent["top_p"]) == (list("abcd"), 0, 2**31 - 2, 0.9999)
+
+
+def test_a_prompt_may_be_as_long_as_the_server_says(chat: Chat, tgi: StandIn) -> None:
+    room = 256 - len(chat.plan(USER).prompt.token_ids)
+    text = USER[0]["content"] + "x" * room
+    ask(chat, {"messages": [{"role": "user", "content": text}], "max_tokens": 1})
+    with pytest.raises(ContextLengthError):
+        ask(chat, {"messages": [{"role": "user", "content": f"{text}x"}], "max_tokens": 1})
+    assert len(tgi.sent) == 1
+
+
+def test_penalties_of_one_and_of_nothing_are_not_sent(chat: Chat, tgi: StandIn) -> None:
+    ask(chat, {"repetition_penalty": 1.0, "frequency_penalty": 0.5})
+    ask(chat, {"repetition_penalty": 1.5, "frequency_penalty": 0.0})
+    assert [body["parameters"].keys() & {"repetition_penalty", "frequency_penalty"} for body in tgi.sent] == [
+        {"frequency_penalty"}, {"repetition_penalty"},
+    ]  # fmt: skip
+
+
+def test_seeds_go_round(chat: Chat) -> None:
+    plan = chat.plan(USER, seed=2**63 - 1, temperature=1.0, n=2)
+    assert [seeded({"a": 1}, plan, index) for index in (0, 1)] == [
+        {"a": 1, "seed": 2**63 - 1}, {"a": 1, "seed": 2**63},
+    ]  # fmt: skip
+    assert seeded({"a": 1}, chat.plan(USER, temperature=1.0), 3) == {"a": 1}
+
+
+def test_echo_of_a_prompt_that_is_scored_is_refused_by_its_name(chat: Chat) -> None:
+    talk = HERE["echo"]
+    with pytest.raises(UnsupportedFieldError) as caught:
+        chat.plan({**talk, "logprobs": True, "top_logprobs": 1})
+    assert caught.value.param == "echo"
+
+
+def test_min_p_of_the_checkpoint_is_refused_until_it_is_set_to_nought(
+    tgi: StandIn, checkpoint: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    (folder / "generation_config.json").write_text('{"do_sample": true, "min_p": 0.1}')
+    chat = tgi_chat(tgi.url, str(folder), client="http")
+    with pytest.raises(UnsupportedFieldError, match="min_p"):
+        chat.plan(USER, temperature=1.0)
+    assert chat.plan(USER, temperature=1.0, min_p=0)
+    chat.close()
+
+
+@pytest.mark.parametrize(
+    ("lost", "named"),
+    [({"stopping_criteria": [object()]}, "plugins.Idle"), ({"generation_config": {"num_beams": 2}}, "plugins.Idle")],
+)
+def test_other_work_of_a_plugin_is_refused_under_its_name(
+    tgi: StandIn, checkpoint: str, lost: dict[str, Any], named: str
+) -> None:
+    class Idle:
+        """A plugin without fields."""
+
+        @hookimpl
+        def stopping_criteria(self) -> Any:
+            return lost.get("stopping_criteria")
+
+        @hookimpl
+        def generation_config(self) -> Any:
+            return lost.get("generation_config")
+
+    chat = tgi_chat(tgi.url, checkpoint, plugins=[Idle()], client="http")
+    with pytest.raises(UnsupportedFieldError) as caught:
+        chat.plan(USER)
+    assert caught.value.param == named
+    chat.close()
 
 
 def test_explain_shows_the_engine(chat: Chat) -> None:
