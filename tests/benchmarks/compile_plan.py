@@ -2,6 +2,8 @@
 
 Printed beside what ``model.generate`` itself spends on its configuration (copying and updating a GenerationConfig), as
 microseconds, and as their ratio. The bound is 300 µs at the median.
+
+    python tests/benchmarks/compile_plan.py [--quick]
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from quick import arguments
 from transformers import GenerationConfig
 
 from chatplan import ModelInfo, Plugins, Prompt, compile_plan, hookimpl
@@ -53,9 +56,9 @@ class Rendered:
         return Prompt(tuple(range(100)), "text")
 
 
-def median_us(work: Callable[[], Any], runs: int = 2000) -> float:
+def median_us(work: Callable[[], Any], runs: int) -> float:
     """The median time of ``work`` in microseconds, after a warm-up."""
-    for _ in range(200):
+    for _ in range(runs // 10):
         work()
     times = []
     for _ in range(runs):
@@ -73,13 +76,14 @@ def generate_config() -> GenerationConfig:
 
 
 def main() -> None:
+    runs = 20 if arguments(__doc__).parse_args().quick else 2000
     model, plugins = stand_in(), Plugins([Rendered()])
-    peer = median_us(generate_config, 500)
+    peer = median_us(generate_config, runs // 4)
     print(f"{'':24}{'µs':>8}{'ratio to the peer':>20}")
     print(f"{'GenerationConfig (peer)':24}{peer:8.0f}{1:20.2f}")
     for name, data in (("plain request", PLAIN), ("request with 21 fields", FULL)):
         request = parse_request(data)
-        took = median_us(lambda request=request: compile_plan(request, model, plugins))  # type: ignore[misc]
+        took = median_us(lambda request=request: compile_plan(request, model, plugins), runs)  # type: ignore[misc]
         print(f"{name:24}{took:8.0f}{took / peer:20.2f}   {'within' if took <= 300 else 'OVER'} 300 µs")
 
 

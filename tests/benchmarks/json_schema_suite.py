@@ -6,16 +6,17 @@ the sources of ``jsonschema``, which are fetched once if no folder or archive is
 checkpoint whose tokenizer is used.
 
     python tests/benchmarks/json_schema_suite.py [--backend NAME] [--optional] [--typed] [-v] [suite]
+
+``--quick`` takes a suite of two schemas of its own.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import urllib.parse
 import urllib.request
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from quick import arguments, model
 
 from chatplan.errors import RequestError
 from chatplan.guided.backend import CannotEnforce, Grammar
@@ -69,6 +71,19 @@ def fetch(path: Path) -> None:
         url = next(file["url"] for file in json.load(reply)["files"] if file["filename"] == path.name)
     with urllib.request.urlopen(urllib.parse.urljoin(INDEX, url), timeout=60) as reply:
         path.write_bytes(reply.read())
+
+
+def own_suite(folder: str) -> Path:
+    """One like the official one: a schema that is kept to, and one that no grammar keeps to."""
+    form = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {}}, "required": ["a"]}
+    data = [({"a": 1}, True), ({"b": [None], "a": 1}, True), ({"a": "1"}, False)]
+    tests = [{"description": "", "data": each, "valid": valid} for each, valid in data]
+    groups = [{"description": "object", "schema": form, "tests": tests},
+              {"description": "refused", "schema": {"uniqueItems": True}, "tests": tests[:1]}]  # fmt: skip
+    path = Path(folder + FOLDER, "own.json")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(groups), "utf-8")
+    return Path(folder)
 
 
 def texts(source: Path) -> Iterator[tuple[str, bytes]]:
@@ -189,16 +204,18 @@ def orders(data: Any) -> Iterator[Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = arguments(__doc__)
     parser.add_argument("suite", nargs="?", type=Path, help="folder or archive of the suite")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--optional", action="store_true", help="the suite's optional part")
     parser.add_argument("--typed", action="store_true", help='add "type": "string" beside a format')
     parser.add_argument("-v", "--verbose", action="store_true", help="name what is refused or wrong")
     options = parser.parse_args()
-    suite = list(cases(options.suite or archive(), options.optional, options.typed))
-    model = ModelInfo.without_weights(os.environ.get("CHATPLAN_MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct"))
-    judge = Judge(model)
+    with tempfile.TemporaryDirectory() as folder:
+        source = options.suite or (own_suite(folder) if options.quick else archive())
+        suite = list(cases(source, options.optional, options.typed))
+    info = ModelInfo.without_weights(model(options.quick))
+    judge = Judge(info)
     rows = [
         "schemas all right",
         "schemas refused",
@@ -208,8 +225,8 @@ def main() -> None:
         "wrong accepts",
         "no verdict",
     ]
-    peer = measured(bare(model), judge, suite, verbose=False)
-    found = measured(ours(model, options.backend), judge, suite, options.verbose)
+    peer = measured(bare(info), judge, suite, verbose=False)
+    found = measured(ours(info, options.backend), judge, suite, options.verbose)
     print(f"{len(suite)} schemas, {sum(len(case.instances) for case in suite)} instances")
     print(f"{'':20}{options.backend:>12}{'llguidance':>12}")
     for row in [*rows, "ms"]:

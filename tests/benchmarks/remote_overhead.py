@@ -1,6 +1,6 @@
 """What the engine ``remote`` costs beside the bare client of OpenAI, on a server that answers at once.
 
-    python tests/benchmarks/remote_overhead.py [--pairs N] [--url http://host:port]
+    python tests/benchmarks/remote_overhead.py [--pairs N] [--url http://host:port] [--quick]
 
 Requests through both alternate, so that the machine's moods meet both. Without ``--url`` the server is a stub in a
 process of its own; with it, any server of the protocol, which then answers one token.
@@ -8,12 +8,10 @@ process of its own; with it, any server of the protocol, which then answers one 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import openai
+from quick import Popen, arguments, parsed
 
 from chatplan.adapters.remote import remote_chat
 
@@ -34,10 +33,10 @@ CHUNKS = 32
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--url", help="a server that runs; absent, a stub")
-    options = parser.parse_args()
+    options = parsed(parser, pairs=3)
     with stub() if options.url is None else given(options.url) as url:
         rows = [*of_threads(url, options.pairs), *asyncio.run(of_loops(url, options.pairs))]
     print(f"{'request':<22}{'bare ms':>10}{'remote ms':>11}{'more ms':>10}{'ratio':>8}")
@@ -163,7 +162,7 @@ def stub() -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    process = subprocess.Popen([sys.executable, __file__, "--stub", str(port)])
+    process = Popen([__file__, "--stub", str(port)])
     try:
         url = f"http://127.0.0.1:{port}"
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=20)
@@ -171,7 +170,7 @@ def stub() -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait()
+        process.wait(60)
 
 
 @contextmanager

@@ -1,14 +1,14 @@
 """Each field in turn through the engine ``remote`` to a real vLLM server: does it have its effect?
 
-    CHATPLAN_PEERS=FOLDER python tests/benchmarks/remote_vllm.py [--url http://host:port]
+    CHATPLAN_PEERS=FOLDER python tests/benchmarks/remote_vllm.py [--url http://host:port] [--quick]
 
 vLLM's CPU build is started from ``$CHATPLAN_PEERS/vllm`` as ``serving/README.md`` says, unless ``--url`` names a server
-that runs with SmolLM2-135M-Instruct. Without either there is nothing to do. Not a measurement.
+that runs with SmolLM2-135M-Instruct. Without either there is nothing to do. Not a measurement. ``--quick`` asks
+``chatplan serve`` with a tiny model in vLLM's place for some fields of each kind.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from quick import arguments, checkpoint
 
 from chatplan import Chat, ChatCompletion, ChatCompletionRequest, ChatplanError, UnsupportedFieldError
 from chatplan.adapters.remote import remote_chat
@@ -145,22 +147,24 @@ FIELDS: dict[str, tuple[dict[str, Any], Check]] = {
     "priority": ({"priority": 1}, lambda a, _: True),
     "early_stopping": ({"early_stopping": True, "use_beam_search": True}, lambda a, _: True),
 }
+QUICK = ("model", "logprobs", "max_tokens", "n", "tool_choice", "prompt_logprobs", "echo", "guided_regex", "request_id",
+         "best_of", "priority")  # fmt: skip
 ELSEWHERE = {"stream", "stream_options"}  # all that is honoured is asked as a stream, too
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--url", help="a vLLM server that runs")
     options = parser.parse_args()
     assert set(FIELDS) | ELSEWHERE == set(ChatCompletionRequest.model_fields)
     peers = os.environ.get("CHATPLAN_PEERS")
-    if options.url is None and (peers is None or not Path(peers, "vllm").is_dir()):
+    if options.url is None and not options.quick and (peers is None or not Path(peers, "vllm").is_dir()):
         print("no vLLM in CHATPLAN_PEERS, and no --url: nothing to do")
         return
-    with started() if options.url is None else given(options.url) as url:
+    with started(options.quick) if options.url is None else given(options.url) as url:
         chat = remote_chat(url, timeout=120)
         print(f"{chat.model.name}, {chat.model.context_length} tokens")
-        failed = [name for name in FIELDS if not tried(chat, name)]
+        failed = [name for name in (QUICK if options.quick else FIELDS) if not tried(chat, name)]
         stopped = stops(chat)
         chat.close()
     print(f"without effect or broken: {', '.join(failed) or 'none'}; a stream that is left stops: {stopped}")
@@ -207,8 +211,8 @@ def stops(chat: Chat) -> bool:
 
 
 @contextmanager
-def started() -> Iterator[str]:
-    """The address of vLLM's CPU build, with the checkpoint of ``CHATPLAN_MODEL``."""
+def started(quick: bool) -> Iterator[str]:
+    """The address of vLLM's CPU build, with the checkpoint of ``CHATPLAN_MODEL``; or of what stands for it."""
     sys.path.insert(0, str(HERE / "serving"))
     import servers
 
@@ -216,7 +220,9 @@ def started() -> Iterator[str]:
     servers.SERVERS["vllm-fields"] = servers.vllm("--enforce-eager", *allowed)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        with servers.start("vllm-fields", os.environ["CHATPLAN_MODEL"], "bfloat16", 2, log, patience=300) as server:
+        own = ("chatplan", checkpoint(), "float32", 1, log)
+        vllm = ("vllm-fields", os.environ.get("CHATPLAN_MODEL", ""), "bfloat16", 2, log)
+        with servers.start(*(own if quick else vllm), patience=300) as server:
             yield server.url
 
 

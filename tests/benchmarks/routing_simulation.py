@@ -5,6 +5,8 @@ turns, each a message of 50 tokens and an answer of 200, which takes 20 ms a tok
 second, and before each message there is a pause of 4 seconds on average. So about half of them are being answered. A
 replica's cache holds 200,000 tokens, and drops what was used least recently. Popularity of system prompts is Zipf's.
 Routers know how many requests each replica has. The first half of the requests is not counted.
+
+    python tests/benchmarks/routing_simulation.py [--quick]
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
 import numpy
+from quick import arguments
 
 from chatplan.adapters.ray_serve.routing import OVERLOAD
 
@@ -98,7 +101,7 @@ def by_prefix(conversation: Conversation, loads: list[int], random: random.Rando
     return next(int(place) for place in order if loads[place] < most)
 
 
-def simulate(workload: Workload, replicas: int, route: Route, chars: int) -> tuple[float, float]:
+def simulate(workload: Workload, replicas: int, route: Route, chars: int, each: int = REQUESTS) -> tuple[float, float]:
     """The part of prompt tokens that was cached, and the greatest load over the mean load, on average."""
     rng = random.Random(1)
     caches, loads = [Cache() for _ in range(replicas)], [0] * replicas
@@ -108,7 +111,7 @@ def simulate(workload: Workload, replicas: int, route: Route, chars: int) -> tup
     heapq.heapify(events)
     number = found = seen = 0
     peaks = []
-    while number < replicas * REQUESTS:
+    while number < replicas * each:
         now, _, place, talk = heapq.heappop(events)
         number += place < 0
         if place >= 0:
@@ -121,7 +124,7 @@ def simulate(workload: Workload, replicas: int, route: Route, chars: int) -> tup
         cached, size = turn(talk, caches[place])
         seconds = (size - cached) * READ + ANSWER * WRITE * rng.uniform(0.5, 1.5)
         heapq.heappush(events, (now + seconds, number * 2 + 1, place, talk))
-        if number > replicas * REQUESTS / 2:
+        if number > replicas * each / 2:
             found, seen = found + cached, seen + size
             if number % 100 == 0:
                 peaks.append(max(loads) * replicas / sum(loads))
@@ -139,6 +142,7 @@ def turn(talk: Conversation, cache: Cache) -> tuple[int, int]:
 
 
 def main() -> None:
+    quick = arguments(__doc__).parse_args().quick
     routes: list[tuple[str, Route, int]] = [
         ("random", anywhere, 0),
         ("less loaded of two", less_loaded_of_two, 0),
@@ -147,9 +151,9 @@ def main() -> None:
     workloads = [Workload("one short system prompt", 1, 100), Workload("1,000 long system prompts", 1_000, 2_000)]
     print(f"{'workload':28}{'replicas':>9}  {'routing':20}{'cached':>8}{'peak load':>11}")
     for workload in workloads:
-        for replicas in (10, 100, 1_000):
+        for replicas in (10,) if quick else (10, 100, 1_000):
             for name, route, chars in routes:
-                cached, peak = simulate(workload, replicas, route, chars)
+                cached, peak = simulate(workload, replicas, route, chars, 30 if quick else REQUESTS)
                 print(f"{workload.name:28}{replicas:9,}  {name:20}{cached:8.0%}{peak:10.1f}x", flush=True)
 
 

@@ -3,17 +3,19 @@
 The decode step is the model's own forward pass with a cache of 200 tokens, measured in turns with the sampler. The peer
 is ``generate``'s own processors and warpers for the fields that it knows. The bound is 10 % of the step.
 ``CHATPLAN_MODEL`` names the checkpoint.
+
+    python tests/benchmarks/sampler.py [--quick]
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from quick import arguments, model
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -28,7 +30,6 @@ from chatplan.draws import Draws
 from chatplan.engine.sampler import Sampler
 
 ROWS = 8
-ROUNDS = 30
 FIELDS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "temperature": {"temperature": 0.8},
@@ -49,9 +50,15 @@ def rows_for(pipe: Any, fields: dict[str, Any]) -> list[Row]:
     for seed in range(ROWS):
         plan = pipe.plan(messages, seed=seed, max_tokens=400, **fields)
         row = Row(plan, pipe.chat.model, draws=Draws(seed))
-        row.output_ids = torch.randint(1000, 9000, (100,), generator=torch.Generator().manual_seed(seed)).tolist()
+        row.output_ids = tokens(pipe, (100,), seed).tolist()
         rows.append(row)
     return rows
+
+
+def tokens(pipe: Any, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Some that are common, where the vocabulary is large."""
+    most = pipe.model.config.vocab_size
+    return torch.randint(min(1000, most // 2), min(9000, most), shape, generator=torch.Generator().manual_seed(seed))
 
 
 def sampling(rows: list[Row], logits: torch.Tensor) -> Callable[[], None]:
@@ -101,13 +108,14 @@ def seconds(work: Callable[[], Any]) -> float:
 
 @torch.no_grad()
 def main() -> None:
-    pipe = pipeline("chat", model=os.environ.get("CHATPLAN_MODEL", "HuggingFaceTB/SmolLM2-135M-Instruct"))
+    quick = arguments(__doc__).parse_args().quick
+    pipe = pipeline("chat", model=model(quick))
     step = decoding(pipe.model)
-    logits = pipe.model(torch.randint(1000, 9000, (ROWS, 8))).logits[:, -1].float()
+    logits = pipe.model(tokens(pipe, (ROWS, 8), 0)).logits[:, -1].float()
     works = {name: sampling(rows_for(pipe, fields), logits) for name, fields in FIELDS.items()}
     works["generate's own (peer)"] = peer(rows_for(pipe, {}), logits)
     times: dict[str, list[float]] = {name: [] for name in ("decode step", *works)}
-    for _ in range(ROUNDS):
+    for _ in range(2 if quick else 30):
         times["decode step"].append(seconds(step))
         for name, work in works.items():
             times[name].append(seconds(work))

@@ -16,7 +16,7 @@ litellm.suppress_debug_info = True
 
 def ask(**fields: Any) -> Any:
     common = {"model": f"openai/{model}", "api_base": f"{url}/v1", "api_key": key, "num_retries": 0}
-    return litellm.completion(**common, messages=MESSAGES, **{"temperature": 0, "max_tokens": 40} | fields)
+    return litellm.completion(**common, messages=MESSAGES, **{"temperature": 0, "max_tokens": 120} | fields)
 
 
 def chat() -> str:

@@ -27,14 +27,14 @@ const checks = {
   },
   async tool() {
     const tools = [{ type: "function", function: { name: "weather", description: "The weather.", parameters: city } }];
-    const fields = { ...common, tools, tool_choice: "required", max_tokens: 40 };
+    const fields = { ...common, tools, tool_choice: "required", max_tokens: 120 };
     const call = (await client.chat.completions.create(fields)).choices[0].message.tool_calls[0].function;
     assert(["Paris", "Oslo"].includes(JSON.parse(call.arguments).city));
     return call.name + call.arguments;
   },
   async json_schema() {
     const response_format = { type: "json_schema", json_schema: { name: "place", schema: city } };
-    const answer = await client.chat.completions.parse({ ...common, response_format, max_tokens: 40 });
+    const answer = await client.chat.completions.parse({ ...common, response_format, max_tokens: 120 });
     const text = answer.choices[0].message.content;
     assert(["Paris", "Oslo"].includes(JSON.parse(text).city));
     return text;

@@ -46,7 +46,7 @@ def stream() -> str:
 
 def tool() -> str:
     answer = client.chat.completions.create(
-        model=model, messages=MESSAGES, temperature=0, max_tokens=40, tools=[TOOL], tool_choice="required"
+        model=model, messages=MESSAGES, temperature=0, max_tokens=120, tools=[TOOL], tool_choice="required"
     )
     call = (answer.choices[0].message.tool_calls or [])[0]
     assert call.type == "function"
@@ -56,7 +56,7 @@ def tool() -> str:
 
 def json_schema() -> str:
     answer = client.chat.completions.parse(
-        model=model, messages=MESSAGES, temperature=0, max_tokens=40, response_format=Place
+        model=model, messages=MESSAGES, temperature=0, max_tokens=120, response_format=Place
     )
     place = answer.choices[0].message.parsed
     assert place is not None

@@ -2,24 +2,26 @@
 
     python tests/benchmarks/serving/clients.py --url http://127.0.0.1:8000
 
+``--quick`` starts a server with a tiny model.
 It drives those that are installed: the openai clients of Python and Node, litellm, llm and lm-eval. ``CHATPLAN_PEERS``
 names the folder of their environments (see README.md). The exit code is 1 when one of them failed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import httpx
 from checks import CITY
-from servers import PEERS
+from servers import PEERS, quick, stand_in
 
 HERE = Path(__file__).parent
 Line = tuple[str, str, str]
@@ -48,7 +50,8 @@ def command(
 ) -> subprocess.CompletedProcess[str]:
     """Run it to its end, without a proxy for the server."""
     environment = os.environ | {"NO_PROXY": "127.0.0.1,localhost"} | dict(more or {})
-    return subprocess.run(words, env=environment, input=text, capture_output=True, encoding="utf-8", timeout=600)
+    given: Any = {"env": environment, "input": text, "capture_output": True, "encoding": "utf-8", "timeout": 600}
+    return quick.run(words[1:], **given) if words[0] == sys.executable else subprocess.run(words, **given)
 
 
 def lines(result: subprocess.CompletedProcess[str]) -> list[Line]:
@@ -78,7 +81,7 @@ def llm(url: str, model: str, key: str) -> Iterator[Line]:
         entry = about | {"supports_tools": True, "supports_schema": True}
         Path(folder, "extra-openai-models.yaml").write_text(json.dumps([entry]), "utf-8")  # JSON is YAML
         environment = {"LLM_USER_PATH": folder, "OPENAI_API_KEY": key}
-        words = [str(PEERS / "llm" / "bin" / "llm"), "prompt", QUESTION, "--model", "served", "-o", "max_tokens", "40"]
+        words = [str(PEERS / "llm" / "bin" / "llm"), "prompt", QUESTION, "--model", "served", "-o", "max_tokens", "120"]
         greedy = ["-o", "temperature", "0"]
         tool = ["--functions", "def weather(city: str) -> str:\n    'The weather.'\n    return 'sunny'"]
         asked = {
@@ -134,22 +137,30 @@ CLIENTS: dict[str, tuple[Callable[[str, str, str], Iterator[Line]], Path]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", required=True, help="of the server, without /v1")
+    parser = quick.arguments(__doc__)
+    parser.add_argument("--url", help="of the server, without /v1")
     parser.add_argument("--model", default="", help="the name that requests ask for; default the first of /v1/models")
     parser.add_argument("--key", default="none", help="the API key")
     options = parser.parse_args()
-    key = {"Authorization": f"Bearer {options.key}"}
-    model = options.model or httpx.get(f"{options.url}/v1/models", headers=key).json()["data"][0]["id"]
-    failed = False
+    if options.url is None and not options.quick:
+        parser.error("--url: no server is named")
+    with stand_in() if options.url is None else nullcontext(options.url) as url:
+        sys.exit(not all_work(url, options.model, options.key))
+
+
+def all_work(url: str, model: str, key: str) -> bool:
+    """Prints what each client says. Whether none of them failed."""
+    header = {"Authorization": f"Bearer {key}"}
+    model = model or httpx.get(f"{url}/v1/models", headers=header, timeout=60).json()["data"][0]["id"]
+    good = True
     for name, (drive, needs) in CLIENTS.items():
         if not needs.exists():
             print(f"{name:18}not installed: {needs}")
             continue
-        for check, verdict, seen in drive(options.url, model, options.key):
-            failed |= verdict != "ok"
+        for check, verdict, seen in drive(url, model, key):
+            good &= verdict == "ok"
             print(f"{name:18}{check:14}{verdict:8}{' '.join(seen.split())[:150]}", flush=True)
-    sys.exit(failed)
+    return good
 
 
 if __name__ == "__main__":

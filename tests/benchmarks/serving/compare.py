@@ -4,7 +4,8 @@
         --concurrency 1,8,32 --prompts unique,shared --rounds 1
 
 One server runs at a time, on the same cores, and answers the same requests. ``CHATPLAN_MODEL`` names the checkpoint,
-``CHATPLAN_PEERS`` the folder of the peers' environments (see README.md).
+``CHATPLAN_PEERS`` the folder of the peers' environments (see README.md). ``--quick`` compares the two engines of
+``chatplan serve`` on a tiny model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from limit import bandwidth, weight_bytes
 from ratios import print_limits, print_ratios
-from servers import SERVERS, Running, cores, on_cores, start
+from servers import SERVERS, Running, cores, on_cores, quick, start
 
 Record = dict[str, Any]
 COLUMNS = ("tokens/s", "TTFT p50", "p99", "between p50", "p99", "step p50", "PSS MB", "peak MB", "tokens", "errors")
@@ -43,9 +44,11 @@ def measure(options: argparse.Namespace, running: Running, prompts: str, concurr
     }
     # Where there are cores that the server does not use, the clients get those.
     spare = cores()[options.threads :] or cores()
-    command = [*on_cores(spare), sys.executable, str(Path(__file__).with_name("load.py"))]
-    flags = [f"--{key}={value}" for key, value in values.items()]
-    done = subprocess.run([*command, *flags], check=True, stdout=subprocess.PIPE)
+    program = [str(Path(__file__).with_name("load.py")), *(f"--{key}={value}" for key, value in values.items())]
+    if quick.forks():
+        done = quick.run(program, check=True, stdout=subprocess.PIPE)
+    else:
+        done = subprocess.run([*on_cores(spare), sys.executable, *program], check=True, stdout=subprocess.PIPE)
     found: Record = json.loads(done.stdout)
     return found | {f"{key}_mb": round(value, 1) for key, value in running.memory().items()}
 
@@ -55,7 +58,8 @@ def measure_server(options: argparse.Namespace, server: str, dtype: str, turn: i
     log = options.logs / f"{server}-{dtype}-{turn}.log"
     about = {"server": server, "dtype": dtype, "round": turn}
     records: list[Record] = []
-    before = bandwidth(options.threads)
+    rounds = 1 if options.quick else 8
+    before = bandwidth(options.threads, rounds)
     with start(server, options.model, dtype, options.threads, log, options.flags) as running:
         about["ready_s"] = round(running.ready_seconds, 1)
         for prompts in options.prompts:
@@ -64,7 +68,7 @@ def measure_server(options: argparse.Namespace, server: str, dtype: str, turn: i
                 record = about | load | measure(options, running, prompts, concurrency, str(turn))
                 print_record(record)
                 records.append(record)
-    fastest = max(before, bandwidth(options.threads))
+    fastest = max(before, bandwidth(options.threads, rounds))
     return [record | {"bandwidth": fastest} for record in records]
 
 
@@ -109,7 +113,7 @@ def numbers(text: str) -> list[int]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = quick.arguments(__doc__)
     parser.add_argument(
         "--servers", type=words, default=["chatplan", "transformers-cb", "vllm"], help=", ".join(SERVERS)
     )
@@ -126,7 +130,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--flags", type=shlex.split, default=[], help='of `chatplan serve`: --flags="--batch-size 32"')
     parser.add_argument("--logs", type=Path, help="folder for the servers' logs; default a new temporary one")
     parser.add_argument("--json", type=Path, help="file to write every figure to")
-    options = parser.parse_args()
+    few = {"concurrency": [1, 2], "prompts": ["unique"], "requests": 3, "tokens": 4}
+    options = quick.parsed(parser, **few, servers=["chatplan", "chatplan-generate"], threads=1)
+    if options.quick:
+        options.model = Path(quick.checkpoint())
     if options.model is None:
         parser.error("--model, or CHATPLAN_MODEL: no checkpoint is named")
     for server in {*options.servers} - {*SERVERS}:

@@ -81,7 +81,7 @@ def tool(number: int) -> tuple[Body, Check]:
         "tools": [{"type": "function", "function": function}],
         "tool_choice": "required",
         "temperature": 0,
-        "max_tokens": 60,
+        "max_tokens": 120,
     }
 
     def check(answer: Any) -> str | None:

@@ -14,7 +14,7 @@ __all__ = ["bandwidth", "weight_bytes"]
 MEGABYTES = 512
 
 
-def bandwidth(threads: int, rounds: int = 8) -> float:
+def bandwidth(threads: int, rounds: int) -> float:
     """The fastest read of half a gigabyte on all threads, in bytes a second."""
     torch.set_num_threads(threads)
     numbers = torch.ones(MEGABYTES * 1_000_000 // 4)

@@ -2,6 +2,8 @@
 
     python tests/benchmarks/serving/load.py --url http://127.0.0.1:8000 --concurrency 8
 
+``--quick`` starts a server with a tiny model.
+
 Each client sends its next request when it has the answer to the last. What arrives is only noted with its time, and
 read after the last answer, so that the clients take little from a server on the same cores.
 """
@@ -16,11 +18,13 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 from prompts import messages
+from servers import quick, stand_in
 
 CHAT = "/v1/chat/completions"
 
@@ -139,8 +143,8 @@ def report(answers: list[Answer]) -> dict[str, Any]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", required=True, help="of the server, without /v1")
+    parser = quick.arguments(__doc__)
+    parser.add_argument("--url", help="of the server, without /v1")
     parser.add_argument("--model", default="", help="the name that requests ask for; default the first of /v1/models")
     parser.add_argument("--concurrency", type=int, default=1)
     parser.add_argument("--requests", type=int, default=0, help="default three for each client, at least eight")
@@ -150,21 +154,28 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=-1, help="requests before the measured ones; default one a client")
     parser.add_argument("--extra", default="{}", help="further fields of each request, as JSON")
     parser.add_argument("--timeout", type=float, default=900.0, help="seconds without a byte after which to give up")
-    return parser.parse_args()
+    options = quick.parsed(parser, concurrency=2, requests=3, tokens=4, warm=1)
+    if options.url is None and not options.quick:
+        parser.error("--url: no server is named")
+    return options
 
 
 def main() -> None:
     options = arguments()
-    options.model = options.model or httpx.get(f"{options.url}/v1/models").json()["data"][0]["id"]
+    with stand_in() if options.url is None else nullcontext(options.url) as url:
+        json.dump(measured(url, options), sys.stdout)
+    print()
+
+
+def measured(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    options.model = options.model or httpx.get(f"{url}/v1/models", timeout=60).json()["data"][0]["id"]
     warm = options.concurrency if options.warm < 0 else options.warm
     count = options.requests or max(3 * options.concurrency, 8)
     level = f"{options.name} {options.concurrency}"
     before = bodies(options, warm, f"warm-up {level}")
-    asyncio.run(run(options.url, before, options.concurrency, options.timeout))
+    asyncio.run(run(url, before, options.concurrency, options.timeout))
     gc.disable()
-    answers = asyncio.run(run(options.url, bodies(options, count, level), options.concurrency, options.timeout))
-    json.dump(report(answers), sys.stdout)
-    print()
+    return report(asyncio.run(run(url, bodies(options, count, level), options.concurrency, options.timeout)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,10 @@ from typing import Any
 
 import httpx
 
-__all__ = ["PEERS", "SERVERS", "Running", "Server", "cores", "on_cores", "start"]
+sys.path.append(str(Path(__file__).parents[1]))
+import quick
+
+__all__ = ["PEERS", "SERVERS", "Running", "Server", "cores", "on_cores", "quick", "stand_in", "start"]
 
 PEERS = Path(os.environ.get("CHATPLAN_PEERS") or Path.home() / ".cache" / "chatplan" / "peers")
 HERE = Path(sys.executable).parent
@@ -134,15 +138,17 @@ def start(
     """
     server, port = SERVERS[name], free_port()
     values = {"model": model, "dtype": dtype, "port": str(port)}
-    command = [*on_cores(cores()[:threads]), *(part.format(**values) for part in server.command)]
+    command = [part.format(**values) for part in server.command]
     command += more if name.startswith("chatplan") else ()
     count = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment = os.environ | count | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"} | dict(server.environment)
     began = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
+        given: Any = {"env": environment, "stdout": output, "stderr": subprocess.STDOUT, "start_new_session": True}
+        if quick.forks() and name.startswith("chatplan"):
+            process = quick.Popen(["-m", "chatplan", *command[1:]], **given)
+        else:
+            process = subprocess.Popen([*on_cores(cores()[:threads]), *command], **given)
     try:
         url = f"http://127.0.0.1:{port}"
         wait(process, url, began + patience, log)
@@ -150,6 +156,14 @@ def start(
         yield Running(server, url, asked, process.pid, time.monotonic() - began)
     finally:
         stop(process)
+
+
+@contextlib.contextmanager
+def stand_in() -> Iterator[str]:
+    """The address of a server with a tiny model, where another one is wanted for ``--quick``."""
+    log = Path(tempfile.mkdtemp(prefix="chatplan-stand-in-"), "log")
+    with start("chatplan", quick.checkpoint(), "float32", 1, log, patience=120) as running:
+        yield running.url
 
 
 def cores() -> list[int]:
@@ -169,7 +183,7 @@ def free_port() -> int:
         return port
 
 
-def wait(process: subprocess.Popen[bytes], url: str, until: float, log: Path) -> None:
+def wait(process: Any, url: str, until: float, log: Path) -> None:
     """Until /health says 200."""
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
@@ -180,7 +194,7 @@ def wait(process: subprocess.Popen[bytes], url: str, until: float, log: Path) ->
     raise RuntimeError(f"the server {why}:\n" + log.read_text(errors="replace")[-3000:])
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: Any) -> None:
     """The whole process group: some servers leave children behind."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -188,7 +202,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(30)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.wait(60)
     # The next server shall not be measured while this one's memory is still given back.
     while members(process.pid):
         time.sleep(0.1)

@@ -4,7 +4,8 @@
 
 Every request asks for something that only its own answer can have, streamed or not, and comes again with the same
 seed. The exit code is 1 when an answer was wrong, lost, another one's, or not the same again; when memory grew after
-the warm-up; or when the server still works or holds cache after the last client left.
+the warm-up; or when the server still works or holds cache after the last client left. ``--quick`` takes a tiny
+model and little time, in which memory says nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import os
 import shlex
 import signal
@@ -29,7 +31,7 @@ from typing import Any
 import httpx
 from kinds import KINDS, fold
 from prompts import messages
-from servers import SERVERS, Running, cores, start
+from servers import SERVERS, Running, cores, quick, start
 
 CHAT = "/v1/chat/completions"
 GAUGES = ("requests_running", "requests_waiting", "engine_rows_running", "engine_rows_waiting", "cache_usage_ratio")
@@ -182,7 +184,7 @@ async def run(running: Running, options: argparse.Namespace) -> list[str]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = quick.arguments(__doc__)
     parser.add_argument("--server", default="chatplan", choices=[name for name in SERVERS if "chatplan" in name])
     parser.add_argument("--model", type=Path, default=os.environ.get("CHATPLAN_MODEL"), help="the checkpoint's folder")
     parser.add_argument("--dtype", default="float32")
@@ -196,7 +198,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--disconnects", type=int, default=500)
     parser.add_argument("--patience", type=float, default=15, help="seconds for the server to notice that they left")
     parser.add_argument("--timeout", type=float, default=300, help="seconds without a byte: the answer is lost")
-    options = parser.parse_args()
+    small = {
+        "threads": 1,
+        "clients": 4,
+        "seconds": 3,
+        "different": 2,
+        "growth": math.inf,
+        "disconnects": 10,
+        "patience": 60,
+    }
+    options = quick.parsed(parser, **small)
+    if options.quick:
+        options.model = Path(quick.checkpoint())
     if options.model is None:
         parser.error("--model, or CHATPLAN_MODEL: no checkpoint is named")
     return options
