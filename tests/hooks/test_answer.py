@@ -48,6 +48,7 @@ def test_usage_of_a_stream(tiny: Chat) -> None:
     *chunks, last = tiny.stream(ASK, stream_options={"include_usage": True}, **fields)
     assert last.choices == []
     assert last.usage == whole
+    assert whole is not None
     assert whole.completion_tokens == 8
     assert all(chunk.usage is None for chunk in chunks)
 

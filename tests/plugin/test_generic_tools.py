@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatplan.families import built_in_formats
-from chatplan.generic_tools import as_plain_messages, with_tool_prompt
+from chatplan.generic_tools import as_plain_messages, is_about_calls, with_tool_prompt
 
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "In {city}: 5 °C", "parameters": {}}}
 CLOCK = {"type": "function", "function": {"name": "clock"}}
@@ -59,6 +59,45 @@ def test_a_system_message_is_extended() -> None:
 
 def test_a_conversation_of_nothing_has_a_prompt() -> None:
     assert [message["role"] for message in with_tool_prompt([], [CLOCK])] == ["system"]
+
+
+def test_for_templates_without_system_messages_it_begins_the_first_message_of_the_user() -> None:
+    reply = {"role": "assistant", "content": "Hello"}
+    messages = [reply, ASK, reply, {**ASK, "content": "Again"}]
+    found = with_tool_prompt(messages, [CLOCK], "user")
+    assert [found[0], *found[2:]] == [reply, *messages[2:]]
+    assert found[1]["role"] == "user"
+    assert found[1]["content"].startswith("You can call these functions:")
+    assert found[1]["content"].endswith("\n\nHi")
+    assert messages[1] == ASK  # the caller's own is left alone
+
+
+def test_without_a_message_of_the_user_it_is_one_of_its_own() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    found = with_tool_prompt([system], [CLOCK], "user")
+    assert ([message["role"] for message in found], found[1]) == (["user", "system"], system)
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_without_tools_nothing_is_added(role: str) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, ASK]
+    assert with_tool_prompt(messages, [], role) == messages
+
+
+@pytest.mark.parametrize(
+    ("message", "about"),
+    [
+        (ASK, False),
+        ({"role": "assistant", "content": "Hi"}, False),
+        ({"role": "assistant", "content": "", "tool_calls": []}, False),
+        ({"role": "assistant", "content": "", "tool_calls": [call("f", {})]}, True),
+        ({"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": "{}"}}, True),
+        ({"role": "tool", "tool_call_id": "c1", "content": "9"}, True),
+        ({"role": "function", "name": "f", "content": "9"}, True),
+    ],
+)
+def test_which_messages_are_about_calls(message: dict[str, Any], about: bool) -> None:
+    assert is_about_calls(message) is about
 
 
 # --- what happened before ---------------------------------------------------------------------------------------------

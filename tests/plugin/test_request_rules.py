@@ -8,6 +8,7 @@ import pytest
 
 from chatplan.errors import RequestError
 from chatplan.request import ChatCompletionRequest, parse_request
+from chatplan.request_rules import shown
 
 TOOLS = [{"type": "function", "function": {"name": "weather"}}]
 NAMED = {"type": "function", "function": {"name": "weather"}}
@@ -183,6 +184,21 @@ def test_long_values_are_shortened() -> None:
     assert len(error.message) < 120
     error = refused(temperature=[{"k" * 50: "v" * 50}] * 100)
     assert len(error.message) < 120
+
+
+@pytest.mark.parametrize(("length", "whole"), [(58, True), (59, False), (200, False)])
+def test_a_value_is_shown_in_sixty_characters(length: int, whole: bool) -> None:
+    text = shown("x" * length)
+    assert len(text) == (length + 2 if whole else 60)
+    assert (text == repr("x" * length)) == whole
+
+
+def test_five_errors_are_told_in_full() -> None:
+    error = refused(n=0, top_p=2, min_p=2, best_of=0, top_k=-5)
+    assert error.message.count(";") == 4
+    assert "more" not in error.message
+    six = refused(n=0, top_p=2, min_p=2, best_of=0, top_k=-5, priority="x")
+    assert (six.message.count(";"), six.message.endswith("; and 1 more")) == (5, True)
 
 
 def test_many_errors_are_counted() -> None:

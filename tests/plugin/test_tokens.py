@@ -96,7 +96,11 @@ def test_a_leading_space_is_kept(word: str, text: str) -> None:
     assert BY_WORDS.bytes(token) == list(text.encode())
 
 
-@pytest.mark.parametrize(("reader", "name"), [(BY_BYTES, "<|é|>"), (BY_BYTES, "<tool>"), (BY_WORDS, "<s>")], ids=["by_bytes-accent", "by_bytes-tool", "by_words"])
+@pytest.mark.parametrize(
+    ("reader", "name"),
+    [(BY_BYTES, "<|é|>"), (BY_BYTES, "<tool>"), (BY_WORDS, "<s>")],
+    ids=["by_bytes-accent", "by_bytes-tool", "by_words"],
+)
 def test_added_tokens_are_read_by_their_names(reader: TokenReader, name: str) -> None:
     token = reader.tokenizer.convert_tokens_to_ids(name)
     assert isinstance(token, int)
