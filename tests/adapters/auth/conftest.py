@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import pytest
+from waiting import join
 
 if TYPE_CHECKING:
     from chatplan.adapters.auth.settings import AuthSettings
@@ -31,6 +33,7 @@ class Issuer:
         self.opaque: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
         self.authorization: str | None = None
+        self.form: Mapping[str, list[str]] = {}
         self.down = False
         self.metadata = "/.well-known/openid-configuration"
         self.claims_to_be: str | None = None
@@ -42,7 +45,7 @@ class Issuer:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join()
+        join(self._thread)
 
     def settings(self, **others: Any) -> AuthSettings:
         """Settings for tokens of this issuer; a fetch may follow another at once."""
@@ -105,7 +108,7 @@ class Issuer:
         return None
 
     def introspect(self, form: Mapping[str, list[str]], authorization: str | None) -> Any:
-        self.authorization = authorization
+        self.authorization, self.form = authorization, form
         (token,) = form["token"]
         return self.opaque.get(token, {"active": False})
 
@@ -135,6 +138,33 @@ class Issuer:
                 pass
 
         return Handler
+
+
+class Ahead:
+    """What stands for a clock: it goes on, ``ahead`` seconds before the real one."""
+
+    def __init__(self, real: Callable[[], float]) -> None:
+        self.real, self.ahead = real, 0.0
+
+    def __call__(self) -> float:
+        return self.real() + self.ahead
+
+
+@pytest.fixture
+def day(monkeypatch: pytest.MonkeyPatch) -> Ahead:
+    """The time of day, which a test may turn."""
+    clock = Ahead(time.time)
+    monkeypatch.setattr("time.time", clock)
+    return clock
+
+
+@pytest.fixture
+def ticks(monkeypatch: pytest.MonkeyPatch) -> Ahead:
+    """The clock by which an issuer's keys age, which a test may turn."""
+    clock = Ahead(time.monotonic)
+    stand_in = SimpleNamespace(monotonic=clock)
+    monkeypatch.setattr("chatplan.adapters.auth.jwks.time", stand_in)
+    return clock
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from chatplan.adapters.auth.jwks import read_keys
 from chatplan.errors import AuthenticationError, OverloadedError, PermissionDeniedError
 
 if TYPE_CHECKING:
-    from tests.adapters.auth.conftest import Identify, Issuer
+    from tests.adapters.auth.conftest import Ahead, Identify, Issuer
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -94,10 +94,34 @@ def test_scopes_and_defaults(issuer: Issuer, identify: Identify) -> None:
     )
 
 
+def test_numbers_of_scopes(issuer: Issuer, identify: Identify) -> None:
+    send = identify(issuer.settings())
+    key = issuer.add_key()
+    for scope, expected in (
+        ("chatplan:priority:7", Principal("sub:ann", max_priority=7)),
+        ("chatplan:priority:0", Principal("sub:ann", max_priority=0)),
+        ("chatplan:rpm:007", Principal("sub:ann", requests_per_minute=7)),
+        ("chatplan:tpm:999999999", Principal("sub:ann", tokens_per_minute=999_999_999)),
+        ("chatplan:concurrency:10", Principal("sub:ann", concurrency=10)),
+        ("other:rpm:x rpm:x", Principal("sub:ann")),
+    ):
+        assert send(**bearer(issuer.token(key, scope=scope))) == expected
+    both = issuer.token(key, scope="chatplan:model:a", scp="chatplan:model:b chatplan:rpm:1")
+    assert send(**bearer(both)) == Principal("sub:ann", models=frozenset("ab"), requests_per_minute=1)
+
+
+def test_defaults_of_holders_of_tokens(issuer: Issuer, identify: Identify) -> None:
+    key = issuer.add_key()
+    send = identify(issuer.settings(requests_per_minute=1, tokens_per_minute=2, concurrency=3, max_priority=4))
+    assert send(**bearer(issuer.token(key))) == Principal("sub:ann", None, 4, 1, 2, 3)
+
+
 @pytest.mark.parametrize(
     "scope",
-    ["chatplan:modell:x", "chatplan:rpm:many", "chatplan:rpm:0", "chatplan:rpm:1 chatplan:rpm:2", "chatplan:", 7, [7]],
-)
+    ["chatplan:model:", "chatplan:rpm:-1", "chatplan:priority:", "chatplan:priority:1.5", "chatplan:rpm:1000000000",
+     "chatplan:tpm:1 chatplan:tpm:1x", "chatplan:modell:x", "chatplan:rpm:many", "chatplan:rpm:0",
+     "chatplan:rpm:1 chatplan:rpm:2", "chatplan:", 7, [7]],
+)  # fmt: skip
 def test_a_misspelt_restriction_is_not_none(issuer: Issuer, identify: Identify, scope: Any) -> None:
     refused(identify(issuer.settings()), **bearer(issuer.token(issuer.add_key(), scope=scope)))
 
@@ -111,6 +135,7 @@ def test_a_scope_that_everybody_needs(issuer: Issuer, identify: Identify) -> Non
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(
     "claims",
@@ -144,8 +169,11 @@ def test_wrong_claims(issuer: Issuer, identify: Identify, claims: dict[str, Any]
 def test_leeway_and_several_audiences(issuer: Issuer, identify: Identify) -> None:
     key = issuer.add_key()
     late = issuer.token(key, exp=int(time.time()) - 5, aud=["https://other.example", issuer.audience])
-    assert identify(issuer.settings(jwt_leeway_seconds=30))(**bearer(late)).name == "sub:ann"
+    assert identify(issuer.settings(jwt_leeway_seconds=300))(**bearer(late)).name == "sub:ann"
     refused(identify(issuer.settings(jwt_leeway_seconds=0)), **bearer(late))
+    early = issuer.token(key, nbf=int(time.time()) + 100)
+    assert identify(issuer.settings(jwt_leeway_seconds=300))(**bearer(early)).name == "sub:ann"
+    refused(identify(issuer.settings()), **bearer(early))
 
 
 # --- attacks ----------------------------------------------------------------------------------------------------------
@@ -290,19 +318,52 @@ def test_keys_that_are_not_understood_are_left_out(issuer: Issuer, identify: Ide
     assert identify(issuer.settings())(**bearer(issuer.token(key))).name == "sub:ann"
 
 
-def test_the_issuer_is_down_and_nothing_is_known(issuer: Issuer, identify: Identify) -> None:
+def test_the_issuer_is_down_and_nothing_is_known(issuer: Issuer, identify: Identify, ticks: Ahead) -> None:
     key = issuer.add_key()
     issuer.down = True
-    send = identify(issuer.settings(jwks_refetch_seconds=0.2))
-    for _ in range(3):
+    send = identify(issuer.settings(jwks_refetch_seconds=100))
+    for ticks.ahead in (0, 1, 50):
         with pytest.raises(OverloadedError) as caught:
             send(**bearer(issuer.token(key)))
         assert (caught.value.status, caught.value.code) == (503, "authentication_unavailable")
-        assert caught.value.retry_after >= 1
+        assert caught.value.retry_after == 100
     assert len(issuer.asked) == 1
     issuer.down = False
-    time.sleep(0.25)
+    ticks.ahead = 101
     assert send(**bearer(issuer.token(key))).name == "sub:ann"
+
+
+def test_a_failed_fetch_is_worth_another_try_after_a_second_at_least(issuer: Issuer, identify: Identify) -> None:
+    issuer.down = True
+    with pytest.raises(OverloadedError) as caught:
+        identify(issuer.settings(jwks_refetch_seconds=0))(**bearer(issuer.token(issuer.add_key())))
+    assert caught.value.retry_after == 1
+
+
+def test_keys_are_kept_as_long_as_the_settings_say(issuer: Issuer, identify: Identify, ticks: Ahead) -> None:
+    first = issuer.add_key()
+    send = identify(issuer.settings(jwks_cache_seconds=100))
+    token = issuer.token(first)
+    send(**bearer(token))
+    issuer.keys.clear()  # the key is withdrawn
+    issuer.add_key()
+    ticks.ahead = 99
+    assert send(**bearer(token)).name == "sub:ann"
+    assert issuer.asked.count("/keys") == 1
+    ticks.ahead = 101
+    refused(send, **bearer(token))
+    assert issuer.asked.count("/keys") >= 2
+
+
+def test_a_key_that_became_known_ends_the_failure(issuer: Issuer, identify: Identify) -> None:
+    key = issuer.add_key()
+    send = identify(issuer.settings())
+    issuer.down = True
+    with pytest.raises(OverloadedError):
+        send(**bearer(issuer.token(key)))
+    issuer.down = False
+    send(**bearer(issuer.token(key)))
+    refused(send, **bearer(issuer.token(key, header={"kid": "unknown"})))  # which is now known not to be
 
 
 def test_the_issuer_is_down_and_its_keys_are_known(issuer: Issuer, identify: Identify) -> None:
@@ -316,12 +377,14 @@ def test_the_issuer_is_down_and_its_keys_are_known(issuer: Issuer, identify: Ide
         send(**bearer(issuer.token(key, header={"kid": "unknown"})))
 
 
-def test_old_keys_are_not_used_for_ever(issuer: Issuer, identify: Identify) -> None:
+def test_old_keys_are_not_used_for_ever(issuer: Issuer, identify: Identify, ticks: Ahead) -> None:
     key = issuer.add_key()
-    send = identify(issuer.settings(jwks_cache_seconds=0.05, jwks_stale_seconds=0.05))
+    send = identify(issuer.settings(jwks_cache_seconds=100, jwks_stale_seconds=50))
     send(**bearer(issuer.token(key)))
     issuer.down = True
-    time.sleep(0.12)
+    for ticks.ahead in (50, 101, 149):
+        assert send(**bearer(issuer.token(key))).name == "sub:ann"
+    ticks.ahead = 151
     with pytest.raises(OverloadedError):
         send(**bearer(issuer.token(key)))
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr, ValidationError
 from chatplan import Principal, hookimpl
 from chatplan.adapters.auth import authenticators, challenge
 from chatplan.adapters.auth.keys import KeyStore, Limits
-from chatplan.adapters.auth.settings import AuthSettings
+from chatplan.adapters.auth.settings import AuthSettings, secure_url
 from chatplan.errors import AuthenticationError, PermissionDeniedError, PluginError
 
 if TYPE_CHECKING:
@@ -145,9 +145,21 @@ def test_challenges(identify: Identify, keys_file: Path, key: str) -> None:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("url", ["https://a.example/x", "http://127.0.0.1:1", "http://[::1]/x", "http://localhost/x"])
+def test_addresses_that_nobody_on_the_way_can_change(url: str) -> None:
+    assert secure_url(url) == url
+    if url.startswith("http:"):
+        for host in ("10.0.0.1", "localhost.example", "[2001:db8::1]"):
+            with pytest.raises(ValueError, match="https URL"):
+                secure_url(f"http://{host}/x")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"jwt_issuer": "https:///x", "jwt_audience": "x"}, "should be an https URL"),
+        ({"jwt_issuer": "https://a.example", "jwt_audience": ""}, "jwt_audience"),
+        ({"introspection_client_id": "x"}, "go together"),
         ({"jwt_issuer": "https://a.example"}, "jwt_issuer needs jwt_audience"),
         ({"jwks_url": "https://a.example/keys"}, "jwks_url needs jwt_issuer"),
         ({"jwt_issuer": "http://a.example", "jwt_audience": "x"}, "should be an https URL"),
@@ -165,6 +177,57 @@ def test_challenges(identify: Identify, keys_file: Path, key: str) -> None:
 def test_settings_that_are_wrong(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AuthSettings(**given)
+
+
+def test_the_defaults_are_those_of_the_documentation() -> None:
+    found = AuthSettings()
+    unset = [name for name, value in found.model_dump().items() if value is None]
+    assert unset == ["keys_file", "jwt_issuer", "jwt_audience", "jwks_url", "introspection_url",
+                     "introspection_client_id", "introspection_client_secret", "required_scope", "max_priority",
+                     "requests_per_minute", "tokens_per_minute", "concurrency"]  # fmt: skip
+    assert found.model_dump(exclude=set(unset)) == {
+        "jwt_algorithms": ("RS256", "ES256", "PS256", "EdDSA"), "jwt_leeway_seconds": 30, "jwks_cache_seconds": 300,
+        "jwks_stale_seconds": 3600, "jwks_refetch_seconds": 10, "introspection_cache_seconds": 30,
+        "timeout_seconds": 5}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "below"),
+    [
+        *((name, 0, -1) for name in ("jwt_leeway_seconds", "jwks_cache_seconds", "jwks_stale_seconds")),
+        *((name, 0, -1) for name in ("jwks_refetch_seconds", "introspection_cache_seconds")),
+        *((name, 1, 0) for name in ("requests_per_minute", "tokens_per_minute", "concurrency")),
+        ("timeout_seconds", 0.001, 0),
+        ("jwt_leeway_seconds", 300, 301),
+    ],
+)
+def test_how_far_a_setting_may_go(name: str, least: float, below: float) -> None:
+    given: Any = {name: least}
+    assert getattr(AuthSettings(**given), name) == least
+    given = {name: below}
+    with pytest.raises(ValidationError, match=name):
+        AuthSettings(**given)
+
+
+def test_no_issuer_is_waited_for_longer_than_the_settings_say(
+    monkeypatch: pytest.MonkeyPatch, keys_file: Path, key: str
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("httpx.Client", lambda **given: asked.update(given))
+    authenticators(AuthSettings(keys_file=keys_file, timeout_seconds=7))
+    assert asked == {"timeout": 7}
+
+
+def test_the_longest_credential(identify: Identify) -> None:
+    from chatplan.adapters.auth.credentials import read_credential
+
+    for header, before in (("authorization", "Bearer "), ("x-api-key", ""), ("token", "")):
+        longest = read_credential({header: before + "x" * 16 * 1024})
+        assert longest == (header, "x" * 16 * 1024)
+        assert read_credential({header: before + "x" * (16 * 1024 + 1)}) == (header, "")
+        assert "x" not in repr(longest).replace("x-api-key", "")
+    assert read_credential({"x-password": "a"}) is None
+    assert read_credential({"x-api-key": " \tkey\t "}) == ("x-api-key", "key")
 
 
 def test_what_is_set_up() -> None:

@@ -11,10 +11,10 @@ import pytest
 from clock import After, dated
 
 from chatplan import Principal
-from chatplan.errors import AuthenticationError, OverloadedError
+from chatplan.errors import AuthenticationError, OverloadedError, PermissionDeniedError
 
 if TYPE_CHECKING:
-    from tests.adapters.auth.conftest import Identify, Issuer
+    from tests.adapters.auth.conftest import Ahead, Identify, Issuer
 
 
 def refused(send: Any, token: str) -> None:
@@ -33,6 +33,7 @@ def test_an_active_token(issuer: Issuer, identify: Identify) -> None:
 def test_the_server_shows_who_it_is(issuer: Issuer, identify: Identify) -> None:
     issuer.opaque["t"] = {"active": True, "sub": "ann"}
     identify(issuer.introspection())(authorization="Bearer t")
+    assert issuer.form == {"token": ["t"], "token_type_hint": ["access_token"]}
     assert issuer.authorization is not None
     kind, _, value = issuer.authorization.partition(" ")
     assert (kind, base64.b64decode(value)) == ("Basic", b"chat+server:s3cret%3A%2F%2B")
@@ -72,27 +73,52 @@ def test_audience_and_issuer(issuer: Issuer, identify: Identify) -> None:
         refused(send, token)
 
 
-def test_answers_are_kept_a_while(issuer: Issuer, identify: Identify) -> None:
+def test_answers_are_kept_a_while(issuer: Issuer, identify: Identify, day: Ahead) -> None:
     issuer.opaque["t"] = {"active": True, "sub": "ann"}
-    send = identify(issuer.introspection(introspection_cache_seconds=0.2))
+    send = identify(issuer.introspection(introspection_cache_seconds=20))
     for _ in range(3):
         send(authorization="Bearer t")
         refused(send, "unknown")
     assert len(issuer.asked) == 2
     del issuer.opaque["t"]
+    day.ahead = 19
     send(authorization="Bearer t")
-    time.sleep(0.25)
+    assert len(issuer.asked) == 2
+    day.ahead = 21
     refused(send, "t")
     assert len(issuer.asked) == 3
 
 
-def test_a_kept_answer_ends_with_the_token(issuer: Issuer, identify: Identify) -> None:
-    issuer.opaque["t"] = {"active": True, "sub": "ann", "exp": time.time() + 0.3}
+def test_leeway_holds_for_opaque_tokens_too(issuer: Issuer, identify: Identify) -> None:
+    issuer.opaque["t"] = {"active": True, "sub": "ann", "exp": int(time.time()) - 100}
+    assert identify(issuer.introspection(jwt_leeway_seconds=300))(authorization="Bearer t").name == "sub:ann"
+    refused(identify(issuer.introspection(jwt_leeway_seconds=30)), "t")
+
+
+def test_a_scope_that_everybody_needs(issuer: Issuer, identify: Identify) -> None:
+    issuer.opaque["t"] = {"active": True, "sub": "ann", "scope": "mail"}
+    issuer.opaque["u"] = {"active": True, "sub": "ann", "scope": "mail chat"}
+    send = identify(issuer.introspection(required_scope="chat"))
+    assert send(authorization="Bearer u").name == "sub:ann"
+    with pytest.raises(PermissionDeniedError, match="lacks the scope chat"):
+        send(authorization="Bearer t")
+
+
+def test_a_kept_answer_ends_with_the_token(issuer: Issuer, identify: Identify, day: Ahead) -> None:
+    issuer.opaque["t"] = {"active": True, "sub": "ann", "exp": time.time() + 30}
+    issuer.opaque["u"] = {"active": True, "sub": "bob"}
     send = identify(issuer.introspection(introspection_cache_seconds=60, jwt_leeway_seconds=0))
-    send(authorization="Bearer t")
-    issuer.opaque["t"] = {"active": False}
-    time.sleep(0.35)
+    for token in "tu":
+        send(authorization=f"Bearer {token}")
+        issuer.opaque[token] = {"active": False}
+    day.ahead = 20
+    assert send(authorization="Bearer t").name == "sub:ann"
+    day.ahead = 40
     refused(send, "t")
+    assert len(issuer.asked) == 3  # it was asked about again
+    assert send(authorization="Bearer u").name == "sub:bob"
+    day.ahead = 61
+    refused(send, "u")
 
 
 def test_nobody_can_tell(issuer: Issuer, identify: Identify) -> None:
@@ -101,7 +127,8 @@ def test_nobody_can_tell(issuer: Issuer, identify: Identify) -> None:
     issuer.down = True
     with pytest.raises(OverloadedError) as caught:
         send(authorization="Bearer t")
-    assert caught.value.code == "authentication_unavailable"
+    assert (caught.value.code, caught.value.status) == ("authentication_unavailable", 503)
+    assert caught.value.retry_after == 5
     issuer.down = False
     assert send(authorization="Bearer t").name == "sub:ann"
 

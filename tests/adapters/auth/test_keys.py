@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 from typer.testing import CliRunner, Result
+from waiting import join
 
 from chatplan import Principal
 from chatplan.adapters.auth.keys import KeyStore, Limits, now
@@ -87,6 +89,58 @@ def test_expired_and_revoked_keys(path: Path, identify: Identify) -> None:
     assert old.state == "expired"
 
 
+def test_a_key_ends_in_the_second_that_it_says(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = now()
+    record, _ = KeyStore(path).create("ann", Limits(), moment + timedelta(seconds=5))
+    states = []
+    for seconds in (4, 5, 6):
+        monkeypatch.setattr("chatplan.adapters.auth.keys.now", lambda at=moment + timedelta(seconds=seconds): at)
+        states.append(record.state)
+    assert states == ["valid", "expired", "expired"]
+    assert record.model_copy(update={"revoked": moment}).state == "revoked"
+    assert (moment.microsecond, moment.utcoffset()) == (0, timedelta(0))
+
+
+def test_days_until_a_key_expires(path: Path) -> None:
+    before = now()
+    made = json.loads(printed("create", "--file", path, "--name", "ann", "--expires-in", 1.5, "--json"))
+    days = datetime.fromisoformat(made["expires"].replace("Z", "+00:00")) - timedelta(days=1.5)
+    assert before <= days <= now()
+    assert before <= datetime.fromisoformat(made["created"].replace("Z", "+00:00")) <= now()
+    assert made["revoked"] is None
+
+
+def test_a_lock_that_another_process_keeps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatplan.adapters.auth.keys._LOCK_SECONDS", 0.05)
+    store = KeyStore(path)
+    with FileLock(f"{path}.lock"), pytest.raises(ValueError, match="cannot be changed"):
+        store.create("ann", Limits())
+    assert not path.exists()
+    store.create("ann", Limits())
+
+
+def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = KeyStore(path)
+    store.create("ann", Limits())
+    before = path.read_bytes()
+
+    def fail(*names: Any) -> None:
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", fail)
+        with pytest.raises(ValueError, match="no space"):
+            store.create("bob", Limits())
+    assert path.read_bytes() == before
+    assert [name for name in os.listdir(path.parent) if name not in ("keys.json", "keys.json.lock")] == []
+
+
+def test_a_private_file_is_not_warned_of(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    KeyStore(path).create("ann", Limits())
+    KeyStore(path).load()
+    assert "can be opened" not in caplog.text
+
+
 def test_changes_are_seen_without_a_restart(path: Path, identify: Identify, caplog: pytest.LogCaptureFixture) -> None:
     store = KeyStore(path)
     _, first = store.create("ann", Limits())
@@ -152,7 +206,7 @@ def test_two_who_write_at_once_lose_nothing(path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert len({record.id for record in KeyStore(path).records()}) == 30
 
 
@@ -172,7 +226,7 @@ def test_questions_while_the_file_changes(path: Path, identify: Identify) -> Non
     for number in range(10):
         store.create(f"t{number}", Limits())
     for thread in threads:
-        thread.join()
+        join(thread)
     assert len(names) == 200
 
 
@@ -203,7 +257,8 @@ def printed(*arguments: Any) -> str:
 
 
 def test_create_list_and_revoke(path: Path, identify: Identify) -> None:
-    key = printed("create", "--file", path, "--name", "ann", "--model", "a", "--model", "b", "--concurrency", 2).strip()
+    models = ("--model", "a", "--model", "b", "--model", "a")
+    key = printed("create", "--file", path, "--name", "ann", *models, "--concurrency", 2).strip()
     match = KEY.fullmatch(key)
     assert match is not None
     send = identify(AuthSettings(keys_file=path))
@@ -224,11 +279,9 @@ def test_json(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert KEY.fullmatch(key)
     (listed,) = json.loads(printed("list", "--json"))
     assert listed == made
-    assert {name: listed[name] for name in ("name", "state", "max_priority")} == {
-        "name": "[bold]ann[/bold]",
-        "state": "valid",
-        "max_priority": -2,
-    }
+    assert {name: listed[name] for name in made if name not in ("id", "created", "expires")} == {
+        "name": "[bold]ann[/bold]", "state": "valid", "revoked": None, "models": None, "max_priority": -2,
+        "requests_per_minute": 3, "tokens_per_minute": 4, "concurrency": None}  # fmt: skip
     assert "sha256" not in listed
     assert "[bold]ann[/bold]" in printed("list")
 
@@ -239,6 +292,8 @@ def test_json(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["create", "--name", "x", "--requests-per-minute", 0],
         ["create", "--name", "x", "--concurrency", "two"],
         ["create", "--name", "x", "--expires-in", -1],
+        ["create", "--name", "x", "--expires-in", 36501],
+        ["create", "--name", "x", "--tokens-per-minute", 0],
         ["create"],
         ["revoke"],
     ],
@@ -286,7 +341,7 @@ def test_the_installed_command(path: Path) -> None:
     environment = {**os.environ, "CHATPLAN_AUTH__KEYS_FILE": str(path)}
     making = [command, "keys", "create", "--name", "ann"]
     both = [subprocess.Popen(making, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    keys = [process.communicate()[0].strip() for process in both]
+    keys = [process.communicate(timeout=90)[0].strip() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     found = {record.id for key in keys if (record := KeyStore(path).find(key))}
     assert len(found) == 2

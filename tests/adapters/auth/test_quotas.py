@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from waiting import join
 
 from chatplan import Principal
 from chatplan.adapters.auth.quotas import Quotas
@@ -122,6 +123,40 @@ def test_an_answer_may_exceed_the_limit_and_the_next_request_waits(clock: Clock)
     quotas.enter(ann, 100)
 
 
+def test_what_is_refused_counts_nothing(clock: Clock) -> None:
+    quotas = Quotas()
+    ann = Principal("ann", requests_per_minute=3, tokens_per_minute=100, concurrency=1)
+    quotas.enter(ann)
+    for _ in range(5):
+        assert full(quotas, ann).code == "concurrency_exceeded"
+    quotas.leave(ann)
+    for _ in range(5):
+        assert full(quotas, ann, 101).code == "tokens_per_minute"
+    for _ in range(2):
+        quotas.enter(ann, 50)
+        quotas.leave(ann)
+    assert full(quotas, ann).code == "requests_per_minute"
+
+
+def test_the_last_token_of_a_minute_may_be_spent(clock: Clock) -> None:
+    quotas, ann, bob = Quotas(), Principal("ann", tokens_per_minute=100), Principal("bob", tokens_per_minute=100)
+    quotas.enter(ann)
+    quotas.spend(ann, 99)
+    quotas.enter(ann)
+    quotas.spend(ann, 1)
+    assert full(quotas, ann).code == "tokens_per_minute"
+    quotas.enter(bob)
+
+
+def test_who_left_more_often_than_entered_has_no_more_room(clock: Clock) -> None:
+    quotas, ann = Quotas(), Principal("ann", concurrency=1)
+    quotas.enter(ann)
+    quotas.leave(ann)
+    quotas.leave(ann)
+    quotas.enter(ann)
+    full(quotas, ann)
+
+
 def test_memory_is_given_back(clock: Clock) -> None:
     quotas = Quotas()
     for number in range(300):
@@ -132,7 +167,7 @@ def test_memory_is_given_back(clock: Clock) -> None:
     assert len(storage.storage) == 600
     clock.now += 180
     quotas.enter(Principal("last", requests_per_minute=1))
-    storage.timer.join()
+    join(storage.timer)
     assert len(storage.storage) == len(storage.expirations) == 1
     assert len(storage.events) == 0
     assert len(storage.locks) <= 1
