@@ -274,7 +274,15 @@ def test_a_whitespace_pattern_that_is_none() -> None:
     assert "unclosed group" in refusal("json", OBJECT, whitespace="(a").reason
 
 
-@pytest.mark.parametrize("pattern", ["x?", "[ x]*", "\\S*", ".?"])
+@pytest.mark.parametrize("kind", ["json", "structural_tag"])
+def test_blanks_are_checked_wherever_there_is_json(kind: str) -> None:
+    form = {"type": "json_schema", "json_schema": OBJECT} if kind == "structural_tag" else OBJECT
+    error = refusal(kind, form, whitespace="x?")
+    assert error.wrong
+    assert "more than blanks" in error.reason
+
+
+@pytest.mark.parametrize("pattern", ["x?", "[ x]*", "\\S*", ".?", "[ ]|\\f", "\u00a0?"])
 def test_a_whitespace_pattern_of_more_than_blanks(pattern: str) -> None:
     assert "more than blanks" in refusal("json", OBJECT, whitespace=pattern).reason
 
@@ -289,6 +297,19 @@ def test_a_whitespace_pattern_of_more_than_blanks(pattern: str) -> None:
 )
 def test_a_grammar_cannot_say_what_nobody_honours(grammar: str) -> None:
     assert refusal("grammar", grammar).wrong
+
+
+def test_an_object_has_at_most_so_many_properties() -> None:
+    """Compiling takes time by the square of their number."""
+    wide = {"type": "object", "properties": {f"p{at}": {"type": "null"} for at in range(3001)}}
+    error = refusal("json", {"type": "array", "items": wide})
+    assert error.reason == "an object has more than 3000 properties"
+    assert error.wrong
+
+
+def test_the_size_of_a_grammar_grows_with_its_text() -> None:
+    texts = ["a" * 100, "a" * 10_000]
+    assert [made("choice", [text]).size >= 400 * len(text) for text in texts] == [True, True]
 
 
 def test_nested_too_deeply() -> None:

@@ -176,9 +176,7 @@ def test_a_whitespace_pattern_needs_json(tiny: Chat, fields: dict[str, Any], pat
 
 def test_structures_may_stay_away(tiny: Chat) -> None:
     fields: dict[str, Any] = {**formatted(type="structural_tag", **LEGACY), "max_tokens": 90}
-    found = content(
-        tiny.complete(ASK, force=ids(tiny, 'Hi <a>{"city": "Rome",'), temperature=0, stop="</a>", **fields)
-    )
+    found = content(tiny.complete(ASK, force=ids(tiny, 'Hi <a>{"city": "Rome",'), temperature=0, stop="</a>", **fields))
     assert found.startswith('Hi <a>{"city": "Rome",')
     assert is_json(found.removeprefix("Hi <a>"))
     assert content(tiny.complete(ASK, force=[*ids(tiny, "Hi"), EOS], temperature=0, **fields)) == "Hi"
@@ -209,7 +207,7 @@ def test_ignore_eos_is_refused(tiny: Chat) -> None:
 
 def test_several_choices(tiny: Chat) -> None:
     answer = tiny.complete(ASK, n=4, guided_regex=REGEX, temperature=1.5, seed=1, max_tokens=30)
-    texts = [choice.message.content for choice in answer.choices]
+    texts = [str(choice.message.content) for choice in answer.choices]
     assert all(map(is_named, texts))
     assert len(set(texts)) == 4
 
@@ -223,11 +221,11 @@ def test_the_best_of_several(tiny: Chat) -> None:
 
 def test_beam_search(tiny: Chat) -> None:
     fields: dict[str, Any] = {"use_beam_search": True, "max_tokens": 70, "temperature": 0}
-    found = [choice.message.content for choice in tiny.complete(ASK, n=3, guided_json=SCHEMA, **fields).choices]
+    found = [str(choice.message.content) for choice in tiny.complete(ASK, n=3, guided_json=SCHEMA, **fields).choices]
     assert all(map(is_json, found))
     choices = tiny.complete(ASK, n=4, guided_choice=CHOICES, return_token_ids=True, **fields).choices
     assert {choice.message.content for choice in choices} <= set(CHOICES)
-    assert len({tuple(choice.token_ids) for choice in choices}) == 4
+    assert len({tuple(choice.token_ids or ()) for choice in choices}) == 4
 
 
 @pytest.mark.parametrize("choices", [["only one way to say it"], ["1", "2"]])
@@ -249,7 +247,9 @@ def test_beams_that_end_at_a_stop_token(tiny: Chat) -> None:
 def test_logprobs_are_of_what_the_grammar_allows(tiny: Chat) -> None:
     fields: dict[str, Any] = {"temperature": 0, "max_tokens": 5, "logprobs": True, "top_logprobs": 3}
     answer = tiny.complete(ASK, guided_choice=["yes", "no"], **fields)
-    entries = answer.choices[0].logprobs.content
+    (choice,) = answer.choices
+    assert choice.logprobs is not None
+    entries = choice.logprobs.content
     assert "".join(entry.token for entry in entries).removesuffix("<|im_end|>") == content(answer)
     assert entries[0].logprob < -1e-3  # two ways to begin
     assert [entry.logprob for entry in entries[1:]] == pytest.approx([0] * (len(entries) - 1), abs=1e-5)
@@ -274,7 +274,7 @@ def test_stop_strings(tiny: Chat) -> None:
     (choice,) = tiny.complete(ASK, guided_json=SCHEMA, stop=['",'], temperature=0, max_tokens=60,
                               guided_whitespace_pattern="").choices  # fmt: skip
     assert (choice.finish_reason, choice.stop_reason) == ("stop", '",')
-    assert re.fullmatch(r'\{"city":"(Paris|Rome)', choice.message.content)
+    assert re.fullmatch(r'\{"city":"(Paris|Rome)', str(choice.message.content))
 
 
 @pytest.mark.parametrize("fields", [WAYS[at][0] for at in (0, 3, 4)], ids=lambda fields: next(iter(fields)))
@@ -296,6 +296,7 @@ def test_the_constraint_is_on_what_is_added_to_a_message(tiny: Chat) -> None:
 def test_answers_that_are_cut_off(tiny: Chat, count: int) -> None:
     fields: dict[str, Any] = {"guided_json": SCHEMA, "temperature": 1, "seed": count}
     (choice,) = tiny.complete(ASK, max_tokens=count, return_token_ids=True, **fields).choices
+    assert choice.token_ids is not None
     assert (choice.finish_reason, len(choice.token_ids)) == ("length", count)
     matcher_after(tiny, choice.token_ids, **fields)
 
@@ -321,4 +322,5 @@ def test_special_tokens_named_by_the_constraint_are_text(tiny: Chat) -> None:
     fields: dict[str, Any] = {"temperature": 2, "seed": 5, "max_tokens": 30, "return_token_ids": True}
     for choice in tiny.complete(ASK, n=3, guided_choice=texts, **fields).choices:
         assert choice.message.content in texts
+        assert choice.token_ids is not None
         assert max(choice.token_ids[:-1]) < 256

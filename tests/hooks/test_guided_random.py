@@ -143,7 +143,7 @@ def test_random_constraints(tiny: Chat) -> None:
         tiny.complete_batch(requests(wishes, 60)), requests(wishes, 60), wishes, strict=True
     ):
         check(answer.choices[0], tiny.plan(request), wish)
-        reasons[answer.choices[0].finish_reason] += 1
+        reasons[str(answer.choices[0].finish_reason)] += 1
     assert reasons.total() == 150
     assert reasons["stop"] > 75
 

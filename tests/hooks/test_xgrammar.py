@@ -7,13 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from chatplan import ModelInfo
-from chatplan.guided import CannotEnforce, Constraint, Grammar, GrammarBackend
+from chatplan.guided import CannotEnforce, Constraint, Grammar, GrammarBackend, Matcher
 from chatplan.hooks import xgrammar
 from chatplan.standin import stand_in
 
 Accepts = Callable[[ModelInfo, Grammar, str], bool]
+Allowed = Callable[[ModelInfo, Matcher], set[int]]
 
 pytest.importorskip("xgrammar")
 
@@ -96,6 +100,7 @@ def test_structural_tag(model: ModelInfo, backend: GrammarBackend, accepts: Acce
     assert accepts(model, grammar, '<f>{"x": 1}</f><f>{"x":2}</f>')
     assert not accepts(model, grammar, "<f>{}</f>")
     assert not accepts(model, grammar, '<f>{"x":1}')
+    assert not accepts(model, grammar, '<f>{"x":  1}</f>')  # one blank at most
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,50 @@ def test_structural_tags_it_does_not_enforce_are_refused(backend: GrammarBackend
     assert refused(backend, Constraint.of("structural_tag", tag)).place == place
 
 
+# --- characters -------------------------------------------------------------------------------------------------------
+
+
+def byte(model: ModelInfo, *values: int) -> int:
+    """The token of these bytes."""
+    (found,) = (at for at in range(model.logits_width) if bytes(model.tokens.bytes(at)) == bytes(values))
+    return found
+
+
+def test_half_a_surrogate_pair_is_never_written(model: ModelInfo, backend: GrammarBackend, allowed: Allowed) -> None:
+    """What UTF-8 has between ED A0 80 and ED BF BF is no character, although the library takes it for one."""
+    matcher = backend.compile(Constraint("regex", r"[\s\S]+")).start()
+    low, high = ({byte(model, value) for value in values} for values in (range(0x80, 0xA0), range(0xA0, 0xC0)))
+    matcher.accept(byte(model, 0xED))
+    assert allowed(model, matcher) == allowed(model, matcher.copy()) == low
+    matcher.accept(byte(model, 0x9F))
+    assert allowed(model, matcher) == low | high  # of the character's last byte, all
+    matcher.accept(byte(model, 0xBF))
+    matcher.accept(byte(model, 0xEC))
+    assert allowed(model, matcher) == low | high
+
+
+def test_tokens_with_half_a_surrogate_pair_are_never_written(allowed: Allowed) -> None:
+    letters = bytes_to_unicode()
+    pieces = [
+        "".join(letters[value] for value in piece)
+        for piece in (b"\xed\xa0", b"a\xed", b"\x80b", b"\xbfb", b"c\xed\xbf")
+    ]
+    vocab = {text: at for at, text in enumerate([*sorted(letters.values()), *pieces])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
+    model = ModelInfo("pieces", PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>"))
+    found = xgrammar.grammar_backend(model)
+    assert found is not None
+    matcher = found.compile(Constraint("regex", r"[\s\S]+")).start()
+    half, ending, other = byte(model, 0xED, 0xA0), byte(model, 0x61, 0xED), byte(model, 0x63, 0xED, 0xBF)
+    assert ending in allowed(model, matcher)
+    assert not {half, other} & allowed(model, matcher)
+    matcher.accept(ending)
+    assert allowed(model, matcher) == {byte(model, value) for value in range(0x80, 0xA0)}
+
+
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
@@ -133,6 +182,9 @@ def test_structural_tags_it_does_not_enforce_are_refused(backend: GrammarBackend
     ("schema", "place"),
     [
         ({"type": "number", "minimum": 0.5}, ""),
+        ({"type": "number", "maximum": 1, "exclusiveMinimum": 0.5}, ""),
+        ({"type": "integer", "exclusiveMaximum": 1.5}, ""),
+        ({"properties": {"a": {"type": "integer", "maximum": -0.5}}}, "/properties/a"),
         ({"type": "string", "pattern": "a", "maxLength": 2}, "/maxLength"),
         ({"type": "string", "format": "hostname"}, "/format"),
     ],

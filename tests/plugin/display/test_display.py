@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from chatplan import Chat, ChatCompletion, RequestError
-from chatplan.display import LogprobsView, Token
+from chatplan.display import Alternative, LogprobsView, Token
 from chatplan.display.tokens import visible
 from chatplan.response import TokenLogprob
 
@@ -150,6 +150,40 @@ def test_what_a_model_writes_stays_text() -> None:
     assert "{{ 7 * 7 }}" in page.text
     assert HOSTILE in page.titles()[0]
     assert_inert(written.show_logprobs()._repr_html_())
+
+
+def test_each_part_of_an_answer_is_shown() -> None:
+    calls = [{"function": {"name": name, "arguments": "{}"}} for name in ("first", "second")]
+    message = {"content": "TEXT", "reasoning_content": "THOUGHT", "tool_calls": calls}
+    choices = [
+        {"index": 0, "message": message, "finish_reason": "stop", "stop_reason": "\n", "logprobs": None},
+        {"index": 1, "message": {"content": "OTHER"}, "finish_reason": "length", "stop_reason": None,
+         "logprobs": {"content": [entry("t", -math.log(2), ("u", -math.log(4)), ("v", -9999.0))]}},
+    ]  # fmt: skip
+    usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
+    made = ChatCompletion.model_validate({"id": "1", "created": 0, "model": "M", "choices": choices, "usage": usage})
+    page = assert_inert(made._repr_html_())
+    text = " ".join(page.text.split())
+    for part in ("M: 11 prompt tokens, 7 of the answer", "assistant 0, finished by stop (⏎ )", "THOUGHT", "TEXT",
+                 "first({})", "second({})", "assistant 1, finished by length", "OTHER", "1 tokens, one a line",
+                 "t 50 % 1.50 u 25 %"):  # fmt: skip
+        assert part in text, part
+    assert page.text.count("one a line") == 1  # of the choice that has log-probabilities
+    assert made.show_logprobs().choices.keys() == {1}
+    (title,) = page.titles()
+    assert title.split() == "t 50 % u 25 % entropy 1.50 bits".split()
+
+
+def test_alternatives_with_the_bytes_of_half_a_character_are_told_from_the_token() -> None:
+    half = {"token": "\ufffd", "logprob": -1.0, "bytes": [0xE2]}
+    listed = {**half, "top_logprobs": [half, {"token": "\ufffd", "logprob": -2.0, "bytes": [0xC3]}]}
+    assert Token.of(TokenLogprob.model_validate(listed)).alternatives == (Alternative("\ufffd", -2.0),)
+
+
+def test_what_was_ruled_out_has_no_probability() -> None:
+    token = Token("a", 0.0, (Alternative("b", -9999.0), Alternative("c", -700.0)))
+    assert [other.text for other in token.possible] == ["c"]
+    assert Alternative("b", -9999.0).probability == 0.0
 
 
 # --- with a model -----------------------------------------------------------------------------------------------------

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from waiting import join, wait_until
 
 from chatplan.errors import RequestError
 from chatplan.guided.backend import CannotEnforce, Grammar, GrammarBackend, Matcher
@@ -131,7 +131,7 @@ def test_texts_are_measured_in_bytes() -> None:
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
-    assert "surrogate" in str(refusal(enforcer(Fake("a")), regex("\ud800")))
+    assert "guided_regex: has half of a surrogate pair" in str(refusal(enforcer(Fake("a")), regex("\ud800")))
 
 
 def test_what_a_backend_raises_is_an_error_of_the_request() -> None:
@@ -154,16 +154,13 @@ class Gate:
 
     def __call__(self, constraint: Constraint) -> int:
         self.entered.release()
-        assert self.opened.wait(20)
+        assert self.opened.wait(60)
         return 0
 
 
 def finished(work: Enforcer) -> None:
     """Waits for the compilations that run on."""
-    end = time.monotonic() + 20
-    while work._running and time.monotonic() < end:
-        time.sleep(0.005)
-    assert not work._running
+    wait_until(lambda: not work._running)
 
 
 def test_a_late_grammar_is_kept_for_the_next_request() -> None:
@@ -181,15 +178,15 @@ def test_a_late_grammar_is_kept_for_the_next_request() -> None:
 def test_callers_who_want_the_same_share_one_compilation() -> None:
     gate = Gate()
     backend = Fake("a", gate)
-    work = enforcer(backend, guided_seconds=20)
+    work = enforcer(backend, guided_seconds=60)
     found: list[Grammar] = []
     threads = [threading.Thread(target=lambda: found.append(work.compile(regex("x"))[1])) for _ in range(20)]
     for thread in threads:
         thread.start()
-    assert gate.entered.acquire(timeout=20)
+    assert gate.entered.acquire(timeout=60)
     gate.opened.set()
     for thread in threads:
-        thread.join(20)
+        join(thread)
     assert len(found) == 20
     assert len(set(map(id, found))) == 1
     assert backend.asked == ["x"]
@@ -200,11 +197,24 @@ def test_too_many_that_are_late_are_refused() -> None:
     work = enforcer(Fake("a", gate), guided_seconds=0.02)
     for number in range(8):
         assert "takes longer" in str(refusal(work, regex(f"x{number}")))
-    assert "too many constraints" in str(refusal(work, regex("y")))
+    assert "guided_regex: too many constraints" in str(refusal(work, regex("y")))
     assert "takes longer" in str(refusal(work, regex("x0")))  # this one is being compiled already
     gate.opened.set()
     finished(work)
     assert work.compile(regex("y"))[0] == "a"
+
+
+def test_many_that_are_not_late_run_together() -> None:
+    gate = Gate()
+    backend = Fake("a", gate)
+    work = enforcer(backend, guided_seconds=60)
+    threads = [threading.Thread(target=work.compile, args=[regex(f"x{number}")]) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(backend.asked) == 12, what="each compiles in a thread of its own")
+    gate.opened.set()
+    for thread in threads:
+        join(thread)
 
 
 # --- what is kept -----------------------------------------------------------------------------------------------------
@@ -259,22 +269,44 @@ def test_a_grammar_larger_than_the_memory_is_used_but_not_kept(size: int) -> Non
 
 
 class Slow(Fake):
-    """Says that it is starting until the gate opens."""
+    """Starts until it has been asked three times whether it does."""
 
-    def __init__(self, gate: Gate) -> None:
-        super().__init__("a", gate)
-        self.gate = gate
+    def __init__(self, gate: Gate, name: str = "a") -> None:
+        super().__init__(name, gate)
+        self.gate, self.times = gate, 0
 
     @property
     def starting(self) -> bool:
-        return not self.gate.opened.is_set()
+        self.times += 1
+        if self.times == 3:
+            self.gate.opened.set()
+        return True
 
 
 def test_the_time_a_backend_takes_to_start_does_not_count() -> None:
+    slow = Slow(Gate())
+    assert enforcer(slow, guided_seconds=0.02).compile(regex("x"))[0] == "a"
+    assert slow.times >= 3
+
+
+def test_the_start_of_a_backend_that_is_not_asked_is_no_reason_to_wait() -> None:
     gate = Gate()
-    work = enforcer(Slow(gate), guided_seconds=0.05)
-    threading.Timer(0.5, gate.opened.set).start()
-    assert work.compile(regex("x"))[0] == "a"
+    work = enforcer(Fake("a", gate), Slow(Gate(), "b"), guided_seconds=0.02)
+    assert "takes longer" in str(refusal(work, regex("x"), "a"))
+    gate.opened.set()
+    finished(work)
+
+
+def test_a_refusal_of_several_is_not_kept_when_one_of_them_may_pass() -> None:
+    def passing(constraint: Constraint) -> int:
+        raise CannotEnforce("no memory", passing=True)
+
+    backend = Fake("a", passing)
+    work = enforcer(backend, Fake("b", refusing("no")))
+    for _ in range(2):
+        assert "(a: no memory; b: no)" in str(refusal(work, regex("x")))
+        finished(work)
+    assert len(backend.asked) == 2
 
 
 @pytest.mark.parametrize("passing", [True, False])
@@ -296,11 +328,15 @@ def test_a_refusal_that_may_pass_is_not_kept(passing: bool) -> None:
 )
 def test_what_dialects_read_differently_is_refused(pattern: str, operator: str) -> None:
     backend = Fake("a")
-    assert f"has {operator} in a class" in str(refusal(enforcer(backend), regex(pattern)))
+    assert f"guided_regex: has {operator} in a class" in str(refusal(enforcer(backend), regex(pattern)))
     assert backend.asked == []
 
 
-@pytest.mark.parametrize("pattern", [r"[\[a\]]", "[]a]", "a--b&&c", "[a-]", "[&a]", r"\[[a]\]"])
+def test_operators_are_no_matter_of_other_kinds() -> None:
+    assert enforcer(Fake("a")).compile(Constraint("grammar", "start: /[[a]&&b]/"))[0] == "a"
+
+
+@pytest.mark.parametrize("pattern", [r"[\[a\]]", "[]a]", "[^]a]", "a--b&&c", "[a-]", "[&a]", r"\[[a]\]", "[a]--[b]"])
 def test_what_all_read_alike_is_not(pattern: str) -> None:
     assert enforcer(Fake("a")).compile(regex(pattern))[0] == "a"
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
+from chatplan import ModelInfo
 from chatplan.guided import CannotEnforce, Constraint
 from chatplan.guided.honours import Honours
 from chatplan.guided.keywords import honoured
@@ -44,6 +48,17 @@ def read(schema: Any, honours: Honours = ALL) -> Any:
         ({"const": 1}, {"enum": [1]}),
         ({"type": "integer", "enum": [1, "a", 2.5, True]}, {"enum": [1]}),
         ({"type": ["integer", "null"], "minimum": 2}, {"anyOf": [{"type": "integer", "minimum": 2}, {"type": "null"}]}),
+        ({"const": 2**53}, {"enum": [2**53]}),
+        ({"enum": [-(2**53), 1]}, {"enum": [-(2**53), 1]}),
+        ({"type": "number", "enum": [1, 1.5, "a"]}, {"enum": [1, 1.5]}),
+        ({"type": "integer", "enum": [1.0, 1.5]}, {"enum": [1.0]}),
+        ({"oneOf": [{"enum": ["a", None]}, {"type": ["boolean", "number"]}]},
+         {"anyOf": [{"enum": ["a", None]}, {"type": "boolean"}, {"type": "number"}]}),
+        ({"type": "string", "maxLength": 2**31 - 1}, {"type": "string", "maxLength": 2**31 - 1}),
+        ({"type": "array", "minItems": 0, "maxItems": 0}, {"type": "array", "maxItems": 0}),
+        ({"type": "string", "minLength": 2, "maxLength": 2}, {"type": "string", "minLength": 2, "maxLength": 2}),
+        ({"properties": {"a": {"type": "null"}}, "required": ["a"]},
+         {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["a"]}),
         ({"allOf": [{"type": "null"}], "title": "T"}, {"type": "null"}),
         ({"anyOf": [{"anyOf": [{"type": "null"}, {"const": 1}]}, {"const": 2}]},
          {"anyOf": [{"type": "null"}, {"enum": [1]}, {"enum": [2]}]}),
@@ -106,7 +121,15 @@ def test_lengths_become_an_expression_for_libraries_that_do_not_count() -> None:
         ({"type": "string", "minLength": 3, "maxLength": 2}, "/maxLength"),
         ({"type": "string", "minLength": True}, "/minLength"),
         ({"type": "string", "minLength": -1}, "/minLength"),
+        ({"type": "string", "minLength": 1.5}, "/minLength"),
+        ({"type": "string", "maxLength": 2**31}, "/maxLength"),
+        ({"type": "array", "minItems": 2, "maxItems": 1}, "/maxItems"),
         ({"type": "integer", "minimum": 2**60}, "/minimum"),
+        ({"type": "integer", "minimum": True}, "/minimum"),
+        ({"type": "array", "prefixItems": [{}], "minItems": 2}, "/prefixItems"),
+        ({"type": "array", "prefixItems": [{}, {}], "maxItems": 1}, "/prefixItems"),
+        ({"const": 2**53 + 1}, "/const"),
+        ({"const": [{"a": -(2**53) - 1}]}, "/const"),
         ({"type": "array", "items": [{}]}, "/items"),
         ({"type": "array", "prefixItems": [{}], "items": {"type": "null"}}, "/prefixItems"),
         ({"type": "array", "prefixItems": []}, "/prefixItems"),
@@ -125,6 +148,8 @@ def test_lengths_become_an_expression_for_libraries_that_do_not_count() -> None:
         ({"allOf": [{"type": "null"}, {"type": "null"}]}, "/allOf"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "/oneOf"),
         ({"oneOf": [{"const": 1}, {"type": "number"}]}, "/oneOf"),
+        ({"oneOf": [{"enum": ["a", None]}, {"type": "null"}]}, "/oneOf"),
+        ({"oneOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], "$defs": {"a": {"type": ["null", "string"]}}}, "/oneOf"),
         ({"$ref": "#/$defs/a", "minimum": 1, "$defs": {"a": {}}}, "/minimum"),
         ({"$ref": "#/$defs/b", "$defs": {"a": {}}}, "/$ref"),
         ({"$ref": "https://example.com/schema"}, "/$ref"),
@@ -220,6 +245,7 @@ def test_choices_come_once() -> None:
 # --- regular expressions ----------------------------------------------------------------------------------------------
 
 PATTERNS = [
+    r"[\D\W]", r"[^\D\W]", r"[^\D5]", r"[\W\S]", r"[\x30-\x35\d]", r"[^\x00-\x60]", "a{3}|a{0}",
     "", "a|", "yes|yes please", r"^\d{3}-\d{4}$", r"^a$|^b$", "(?P<n>a+?)b*", r"[^a-c]x", r"[\]\-\\^&~]+", r"[a\d_]",
     r"[^\d\s]", r"[\D1]", r"\W\S", r"a{2}b{1,}c{0,2}", r"\x41\u00e9\u{1F600}?", r"\t\n\r\/\.", "{", "é|☕", "[-a]",
     r"(?:(a|b)c){2}", r"[\s\S]", "[^a]{2}", r"(x|(y|z)?)+",
@@ -303,6 +329,35 @@ def test_formats(name: str, good: list[str], bad: list[str]) -> None:
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def with_ends(*ends: int, width: int | None = None) -> ModelInfo:
+    """The stand-in, whose answers end with these tokens."""
+    config: Any = SimpleNamespace(
+        eos_token_id=list(ends), get_text_config=lambda: SimpleNamespace(vocab_size=width or stand_in().logits_width)
+    )
+    return replace(stand_in(), config=config)
+
+
+def test_tokens_that_end_answers_have_no_bytes() -> None:
+    tokens = token_bytes(with_ends(257, 65, 999))
+    assert tokens[65] == tokens[257] == b""
+    assert tokens[66] != b""
+
+
+def test_ids_without_a_token_have_no_bytes() -> None:
+    assert token_bytes(with_ends(257, width=300))[259:] == [b""] * 41
+
+
+@pytest.mark.parametrize(("ends", "known"), [([], False), ([259], False), ([900, 258], True)])
+def test_a_model_whose_answers_never_end_is_refused(ends: list[int], known: bool) -> None:
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=stand_in().tokenizer.backend_tokenizer)
+    model = ModelInfo("endless", tokenizer, with_ends(*ends, width=259).config)
+    if known:
+        assert len(token_bytes(model)) == 259
+        return
+    with pytest.raises(CannotEnforce, match="no token that ends an answer"):
+        token_bytes(model)
 
 
 def test_special_tokens_have_no_bytes() -> None:

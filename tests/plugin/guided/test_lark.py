@@ -12,7 +12,7 @@ import torch
 from chatplan import ChatPipeline, ModelInfo
 from chatplan.guided.backend import CannotEnforce, Grammar
 from chatplan.guided.constraint import Constraint
-from chatplan.guided.lark import is_ebnf, lark_grammar
+from chatplan.guided.lark import is_ebnf, json_blanks, lark_grammar
 from chatplan.guided.tags import as_format
 from chatplan.hooks.guidance import GuidanceBackend
 from chatplan.standin import stand_in
@@ -94,6 +94,28 @@ def test_special_tokens_of_a_grammar() -> None:
     assert reading(found, "a", stand_in()) == "no"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "written"),
+    [
+        (r"\s", r"[ \t\n\r]"),
+        (r"\s*|\s", r"[ \t\n\r]*|[ \t\n\r]"),
+        (r"[\s]+\s", r"[ \t\n\r]+[ \t\n\r]"),
+        (r"[\]\s]", r"[\] \t\n\r]"),
+        (r"\[\s", r"\[[ \t\n\r]"),
+        (r"\\s", r"\\s"),
+        ("[ \n]?", "[ \n]?"),
+    ],
+)
+def test_blanks_of_json_stand_for_those_of_every_script(pattern: str, written: str) -> None:
+    assert json_blanks(pattern) == written
+
+
+@pytest.mark.parametrize("options", ['{"lenient": false}', '{"coerce_one_of": false}'])
+def test_a_grammar_may_say_that_its_json_is_strict(options: str) -> None:
+    found = backend().compile(Constraint("grammar", f'start: %json {{"type": "null", "x-guidance": {options}}}'))
+    assert reading(found, "null", stand_in()) == "end"
+
+
 # --- structural tags --------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +144,7 @@ ANY = {"type": "any_text"}
 BOTH = ("<f=", tag("<f=a>"), tag("<f=b>", const("x")))
 ONCE = {"stop_after_first": True}
 LEAST = {"at_least_one": True}
+SPECIAL = {"separator": "<|im_start|>"}
 
 TAGS: list[tuple[Any, str, str, str]] = [  # form; texts that are whole, that need more, that are wrong
     (const("ab"), "ab", "|a", "b|abc"),
@@ -166,6 +189,21 @@ TAGS: list[tuple[Any, str, str, str]] = [  # form; texts that are whole, that ne
     (triggered(["<a"], tag("<a>"), excludes=["no"]), "ok<a>1</f>ok", "<a>", "no|no<a>1</f>|<a>1</f>no"),
     (triggered(["<a"], tag("<a>", ANY)), "hi<a>x</f>!|<a></f><a></f>", "<a>x", "<a z"),
     (triggered(["<|im_start|>"], tag("<|im_start|>x")), "hi|hi<|im_start|>x1</f>.", "<|im_start|>x", "<|im_start|>y"),
+    (tag("<a>", {"type": "regex", "pattern": "[a<]*"}), "<a>aa</f>|<a></f>|<a><</f>", "<a>aa</", "<a>b"),
+    (tag("<a>", {"type": "regex", "pattern": "a*"}, ["</f>", "a!"]), "<a>aa</f>|<a>aaa!|<a>a!", "<a>aaa", "<a>b|<a>!"),
+    (tag("<a>", {"type": "regex", "pattern": "a+"}, "<|im_start|>"), "<a>aa<|im_start|>", "<a>", "<a><|im_start|>"),
+    (tag("<a>", {"type": "regex", "pattern": "b*"}, "x<|im_start|>"), "<a>bbx<|im_start|>", "<a>bbx", "<a>bbxy"),
+    (tag("<a>", {"type": "regex", "pattern": "a+"}, ""), "<a>aa", "<a>", "<a>b"),
+    (tag("<a>", {**ANY, "excludes": ["no"]}, ["</a>", "<|im_start|>"]), "<a>n<|im_start|>|<a>x</a>", "<a>n",
+     "<a>no|<a></a>x"),
+    (elements("sequence", triggered(["<a"], tag("<a>"), **LEAST, **ONCE), const("!")), "hi<a>1</f>!", "hi<a>1</f>",
+     "<a>1</f>?"),
+    (elements("sequence", elements("sequence", ANY, const("<|im_start|>")), const("b")), "hi<|im_start|>b", "hi",
+     "<|im_start|>c"),
+    (separated(tag("<a>"), tag("<b>"), **SPECIAL), "|<a>1</f><|im_start|><b>2</f>", "<a>1</f><|im_start|>",
+     "<a>1</f>,"),
+    (triggered(["<|im_start|>"], tag("<|im_start|>x"), excludes=["no"]), "n<|im_start|>x1</f>n", "<|im_start|>",
+     "no|n<|im_start|>x1</f>no"),
     (triggered(["<|im_start|>", "<a"], tag("<|im_start|>x"), tag("<a>")), "<a>1</f>|<|im_start|>x1</f>", "<a",
      "<a zz"),
 ]  # fmt: skip
@@ -252,6 +290,12 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"type": "sequence", "elements": {"a": 1}}, "/format/elements"),
     (elements("or"), "/format/elements"),
     (elements("sequence", ANY, const("a")), "/format/elements/0"),
+    (elements("sequence", elements("sequence", const("a"), ANY), const("b")), "/format/elements/0"),
+    (elements("sequence", const("a"), {"type": "star", "content": ANY}, const("b")), "/format/elements/1"),
+    (elements("sequence", elements("or", ANY, const("b")), const("c")), "/format/elements/0"),
+    (elements("sequence", triggered(["<a"], tag("<a>"), **LEAST), const("!")), "/format/elements/0"),
+    (elements("sequence", triggered(["<a"], tag("<a>"), **ONCE), const("!")), "/format/elements/0"),
+    (triggered(["<a"], tag("<a>"), excludes=[""]), "/format/excludes"),
     (elements("sequence", elements("or", const("b"), triggered(["<a"], tag("<a>"))), NUMBER), "/format/elements/0"),
     ({"type": "star", "content": 3}, "/format/content"),
     (tag(3), "/format"),

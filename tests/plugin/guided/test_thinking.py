@@ -196,6 +196,31 @@ def test_while_thinking_everything_but_the_end() -> None:
         assert allowed(matcher, model) == everything - set(model.eos_token_ids)
 
 
+def test_no_token_may_end_the_reasoning_and_begin_the_answer_unseen() -> None:
+    model = special()
+    matcher = grammar(model, thinking=True).start()
+    for piece in ("</", "</th", "ink"):
+        matcher.accept(token(piece, model))
+    unseen = {token(piece, model) for piece in (">y", ">yes", ">y ")}
+    everything = set(range(model.logits_width)) - set(model.eos_token_ids)
+    assert allowed(matcher, model) == everything - unseen  # blanks behind the mark are not part of the answer
+    matcher.accept(token("a", model))
+    assert allowed(matcher, model) == everything
+
+
+def test_an_opening_of_several_tokens_is_written_to_its_end() -> None:
+    model = special()
+    matcher = grammar(model, before="<think>\n").start()
+    own = {token("y", model), token("ye", model), token("n", model)}
+    assert allowed(matcher, model) == own | {token("<think>", model)}
+    matcher.accept(token("<think>", model))
+    other = matcher.copy()
+    assert allowed(matcher, model) == {token("\n", model)}
+    matcher.accept(token("\n", model))
+    assert allowed(matcher, model) >= {token("a", model), token("</think>", model)}
+    assert allowed(other, model) == {token("\n", model)}
+
+
 @pytest.mark.parametrize("text", ["<think>well</think>yes", "<think></think>no", "yes"])
 @pytest.mark.parametrize("beam", [False, True])
 def test_then_the_answer_and_its_end(text: str, beam: bool) -> None:
