@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner, Result
@@ -70,9 +70,8 @@ def command(environment: dict[str, str]) -> Command:
     """Runs ``chatplan`` in a process of its own."""
 
     def call(*arguments: Any, **more: Any) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "chatplan", *map(str, arguments)]
-        given = {"env": environment, "capture_output": True, "text": True, "timeout": 120, **more}
-        return subprocess.run(line, **given)
+        given = {"env": environment, "capture_output": True, "text": True, "timeout": 100, **more}
+        return forked.run(["-m", "chatplan", *arguments], **given)
 
     return call
 

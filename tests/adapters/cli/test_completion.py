@@ -41,5 +41,5 @@ def test_the_command_starts_without_torch_and_transformers() -> None:
         "heavy = ('torch', 'transformers', 'fastapi', 'openai', 'prompt_toolkit')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout == "[]\n"

@@ -94,6 +94,8 @@ def test_the_table(request_file: Path) -> None:
     assert all(text in row(table, "frequency_penalty") for text in ("0.5", "penalties", "frequency=0.5"))
     assert '[{"role": "user", "content": "Hi"}]' in row(table, "messages")
     assert "(default)" in row(table, "Temperature(temperature=0.7)")
+    beams = json.dumps({"messages": HI, "use_beam_search": True, "temperature": 0, "best_of": 2})
+    assert "all but " in row(printed("explain", "-", stdin=beams), "use_beam_search")
     assert "without a model" in table
 
 
@@ -118,7 +120,10 @@ def test_text_of_any_kind_is_printed_as_it_is() -> None:
 
 def test_a_long_value_is_cut_in_the_table_only() -> None:
     request = json.dumps({"messages": HI, "user": "u" * 500})
-    assert "u" * 61 not in printed("explain", "-", stdin=request)
+    table = printed("explain", "-", stdin=request)
+    assert "u" * 57 not in table
+    assert f'"{"u" * 56}...' in table
+    assert '"' + "u" * 58 + '"' in printed("explain", "-", stdin=json.dumps({"messages": HI, "user": "u" * 58}))
     assert "u" * 500 in printed("explain", "-", "--json", stdin=request)
 
 
@@ -177,6 +182,9 @@ def test_a_folder_that_is_no_checkpoint(tmp_path: Path, request_file: Path) -> N
     result = CliRunner().invoke(app, ["explain", str(request_file), "--model", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.startswith(f"error: {tmp_path}: no model is there")
+    for place in ("/no/such", "./no", "../no", "~/no/such"):
+        result = CliRunner().invoke(app, ["explain", str(request_file), "--model", place])
+        assert (result.exit_code, result.stderr) == (1, f"error: {place}: there is no such folder\n")
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
@@ -238,7 +246,9 @@ def test_without_a_command_there_is_help() -> None:
 def test_the_installed_command(tmp_path: Path) -> None:
     command = shutil.which("chatplan", path=str(Path(sys.executable).parent))
     assert command is not None
-    done = subprocess.run([command, "explain", str(tmp_path / "none.json")], capture_output=True, text=True)
+    done = subprocess.run(
+        [command, "explain", str(tmp_path / "none.json")], capture_output=True, text=True, timeout=100
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

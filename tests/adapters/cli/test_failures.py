@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import forked
 import pytest
 import typer
+from waiting import wait_until
 
 from chatplan import errors
+from chatplan.adapters.cli import main
 from chatplan.adapters.cli.failures import exit_code, one_line
 
 
@@ -63,7 +66,9 @@ def test_debug_shows_the_trace_before_the_line(invoke: Callable[..., Any]) -> No
         (errors.EngineError("x"), 1),
         (errors.OverloadedError("x"), 1),
         (errors.AuthenticationError("x"), 1),
+        (errors.TooLargeError("x"), 2),
         (typer.BadParameter("x"), 2),
+        (typer.Abort(), 130),
         (KeyboardInterrupt(), 130),
         (RuntimeError("x"), 1),
     ],
@@ -79,31 +84,100 @@ def test_an_error_that_nobody_expected_is_one_line_too(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "error: RuntimeError: out of memory; `chatplan --debug …` shows where\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file", "a.json"), "error: a.json: No such file"),
+        (OSError(28, "No space left"), "error: No space left"),
+        (errors.EngineError("broke", param="m"), "error: m: broke"),
+        (typer.BadParameter("Value error, Not so.\nDid you mean b?"), "error: invalid value: Not so; did you mean b?"),
+        (typer.Abort(), "stopped"),
+    ],
+)
+def test_the_line_of_an_error(error: BaseException, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as left, one_line():
+        raise error
+    assert left.value.exit_code == exit_code(error)
+    assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_leaving_with_a_code_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as left, one_line(debug=True):
+        raise typer.Exit(7)
+    assert (left.value.exit_code, capsys.readouterr().err) == (7, "")
+
+
+def test_without_the_servers_packages_serve_names_the_extra(
+    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "chatplan.adapters.server.commands", None)
+    assert "pip install chatplan[serve]" in refusal("serve", "m")
+
+
 @pytest.mark.parametrize("arguments", [["schema"], ["--help"]])
 def test_a_closed_output_ends_quietly(arguments: list[str], environment: dict[str, str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        [sys.executable, "-m", "chatplan", *arguments], stdout=writing, stderr=subprocess.PIPE, env=environment
-    )
+        [sys.executable, "-m", "chatplan", *arguments], stdout=writing, stderr=subprocess.PIPE, env=environment,
+        timeout=100
+    )  # fmt: skip
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_a_full_disk_is_one_line(command: Callable[..., Any]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no disk that is always full")
     with open("/dev/full", "w") as full:
         done = command("schema", capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 
-def test_ctrl_c_while_the_model_loads(weights: Path, environment: dict[str, str]) -> None:
-    line = [sys.executable, "-m", "chatplan", "chat", str(weights), "--prompt", "Hi", "--plugin", "slow_field",
-            "--slow", "9"]  # fmt: skip
-    running = subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-    time.sleep(1.5)
-    running.send_signal(signal.SIGINT)
-    _, told = running.communicate(timeout=60)
+LOADS = """
+import time, transformers
+from pathlib import Path
+from chatplan.adapters.cli import main
+
+def from_pretrained(*given, **more):
+    Path(BEGUN).touch()
+    time.sleep(100)
+
+transformers.AutoModelForCausalLM.from_pretrained = from_pretrained
+main()
+"""
+
+
+def test_ctrl_c_while_the_model_loads(weights: Path, environment: dict[str, str], tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    program = LOADS.replace("BEGUN", repr(str(begun)))
+    line = ["-c", program, "chat", weights, "--prompt", "Hi"]
+    running = forked.Popen(line, env=environment, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    try:
+        wait_until(lambda: begun.exists() or running.poll() is not None, what="the model begins to load")
+        running.send_signal(signal.SIGINT)
+        _, told = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert (running.returncode, told) == (130, "stopped\n")
+
+
+def test_ctrl_c_while_modules_load(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Loading(ModuleType):
+        @property
+        def app(self) -> Any:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setitem(sys.modules, "chatplan.adapters.cli.commands", Loading("commands"))
+    try:
+        with pytest.raises(SystemExit) as left:
+            main()
+        after = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (left.value.code, capsys.readouterr().err) == (130, "stopped\n")
+    assert after == signal.SIG_DFL  # a second one ends it at once
 
 
 # --- models and servers that are not there ----------------------------------------------------------------------------

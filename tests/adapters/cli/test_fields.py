@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from chatplan import Plugins, RequestError
+from chatplan import Plugins, RequestError, hookimpl
 from chatplan.adapters.cli.fields import Field, assignment, field_table
+from chatplan.fields import GROUPS
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,9 @@ def table() -> Mapping[str, Field]:
         ("early_stopping", "true", True),
         ("logit_bias", '{"3": -100}', {"3": -100}),
         ("user", "@@me", "@me"),
+        ("user", "@", "@"),
+        ("temperature", "3", 3),
+        ("stop", "null", None),
     ],
 )
 def test_text_becomes_the_value_that_the_schema_allows(
@@ -93,6 +98,28 @@ def test_every_field_has_a_meaning_and_a_group(table: Mapping[str, Field]) -> No
     assert "[default: 1]" in table["n"].help
     assert "(from 1 to 20)" in table["n"].help
     groups = [field.group for field in table.values()]
-    assert sorted(set(groups), key=groups.index) == [
-        group for at, group in enumerate(groups) if group != groups[at - 1]
-    ]
+    assert [group for at, group in enumerate(groups) if not at or group != groups[at - 1]] == list(GROUPS)
+
+
+def test_what_stands_for_a_value_in_the_help(table: Mapping[str, Field]) -> None:
+    shown = {"temperature": "FLOAT", "n": "INTEGER", "user": "TEXT", "guided_json": "JSON", "stop": "JSON",
+             "reasoning_effort": "|".join(table["reasoning_effort"].choices)}  # fmt: skip
+    assert {name: table[name].metavar for name in shown} == shown
+    assert "low" in table["reasoning_effort"].choices
+
+
+def test_the_help_tells_limits_and_default() -> None:
+    schema = {
+        "description": "It.",
+        "anyOf": [{"type": "number", "exclusiveMinimum": 0, "maximum": 2}, {"type": "null"}],
+    }
+    assert Field("x", {**schema, "default": False}, {}).help == "It. (above 0 to 2) [default: false]"
+    other = {"type": "integer", "minimum": 1, "exclusiveMaximum": 9, "default": None}
+    assert Field("x", other, {}).help == "(from 1 below 9)"
+
+
+def test_the_fields_of_plugins_come_last() -> None:
+    plugin = ModuleType("louder")
+    vars(plugin)["request_fields"] = hookimpl(lambda: {"louder": bool}, specname="request_fields")
+    last = list(field_table(Plugins([plugin])).values())[-1]
+    assert (last.name, set(last.kinds), last.repeats) == ("louder", {"boolean"}, False)
