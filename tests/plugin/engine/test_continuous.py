@@ -414,8 +414,8 @@ def test_priority_is_refused_without_its_policy(chat: Chat, generate: Chat) -> N
         assert each.plan(ask("x"), priority=0).request.priority == 0
 
 
-def order_of_ends(chat: Chat, *requests: dict[str, Any], texts: list[str] | None = None) -> list[int]:
-    """In which order requests write their last token when all are there before the first has written its second."""
+def order_of_ends(chat: Chat, *requests: dict[str, Any], texts: list[str] | None = None, after: int = 2) -> list[int]:
+    """In which order answers end when all requests are there before the first goes on after so many chunks."""
     ended: list[int] = []
     over: list[Run] = []
     started = threading.Event()
@@ -423,14 +423,14 @@ def order_of_ends(chat: Chat, *requests: dict[str, Any], texts: list[str] | None
 
     def sink(position: int, chunk: Any) -> None:
         chunks[position].append(chunk)
-        if position == 0 and len(chunks[0]) == 2:  # the loop's own thread waits here
+        if position == 0 and len(chunks[0]) == after:  # the loop's own thread waits here
             assert started.wait(SECONDS)
         if chunk.choices and chunk.choices[0].finish_reason:
             ended.append(position)
 
     plans = [chat.plan({"messages": ask("x"), "ignore_eos": True, **each}) for each in requests]
     chat.start(plans[0], partial(sink, 0), over.append)
-    wait_until(lambda: len(chunks[0]) >= 2)
+    wait_until(lambda: len(chunks[0]) >= after)
     for position, plan in enumerate(plans[1:], start=1):
         chat.start(plan, partial(sink, position), over.append)
     started.set()
@@ -447,6 +447,15 @@ def test_the_most_urgent_goes_first_and_equals_in_order(make: Make) -> None:
     assert order_of_ends(chat, *requests) == [4, 0, 3, 1, 2]
     fifo = make(max_num_seqs=1)
     assert order_of_ends(fifo, {"max_tokens": 40}, *([{"max_tokens": 5}] * 3)) == [0, 1, 2, 3]
+
+
+def test_an_urgent_request_does_not_wait_for_the_cache_of_others(make: Make) -> None:
+    chat = make(scheduling_policy="priority", enable_prefix_caching=False, **SMALL)
+    # Two choices hold nearly all of the cache when the urgent request comes, and grow no further.
+    held = {"messages": ask("x" * 180), "n": 2, "max_tokens": 20, "priority": 3}
+    urgent = {"messages": ask("y" * 180), "max_tokens": 3, "priority": -1}
+    assert order_of_ends(chat, held, urgent, after=4) == [1, 0, 0]
+    wait_until(lambda: idle(chat))
 
 
 def test_equals_do_not_take_the_cache_of_each_other(make: Make) -> None:
