@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from chatplan import Chat, ModelInfo, Settings, Stage
+from chatplan import Chat, ModelInfo, Row, Settings, Stage
 from chatplan.draws import Draws
+from chatplan.engine.sampler import Sampler
 from chatplan.hooks.filters import MinP, TopK, TopP
 from chatplan.hooks.penalties import Penalties
 from chatplan.hooks.sampling import Temperature, gumbel
@@ -58,7 +59,9 @@ def planned(plan: Any) -> dict[str, Any]:
 def stating(tiny_model: Any) -> Chat:
     """The tiny model, whose generation config states values of its own."""
     about = ModelInfo.of(tiny_model, stand_in().tokenizer, Settings(), name="tests/stating")
-    return Chat(ModelInfo(about.name, about.tokenizer, about.config, GenerationConfig(**OWN), about.module))
+    return Chat(
+        ModelInfo(about.name, about.tokenizer, about.config, GenerationConfig(do_sample=True, **OWN), about.module)
+    )
 
 
 def test_the_models_own_values_hold_where_the_request_has_none(stating: Chat, tiny: Chat) -> None:
@@ -260,6 +263,16 @@ def test_the_total_of_a_short_answer_ends_with_it(tiny: Chat) -> None:
     totals = sums(every)
     best = tiny.complete(ASK, n=3, best_of=6, **fields)
     assert ids(best) == [ids(every)[at] for at in sorted(range(6), key=lambda at: -totals[at])[:3]]
+
+
+def test_what_is_drawn_for_a_row_that_is_over_does_not_count(tiny: Chat) -> None:
+    plan = tiny.plan(ASK, n=1, best_of=2, temperature=1.0)
+    rows = [Row(plan, tiny.model, at, draws=Draws(at)) for at in range(2)]
+    sampler = Sampler(rows, torch.device("cpu"))
+    sampler(torch.zeros(2, 300))
+    rows[1].finish("stop")
+    sampler.advance(torch.tensor([5, 5]))
+    assert [row.cumulative_logprob for row in rows] == [pytest.approx(-math.log(300)), 0.0]
 
 
 def test_best_of_n_draws_nothing_more(tiny: Chat) -> None:
