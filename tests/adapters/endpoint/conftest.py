@@ -116,7 +116,7 @@ def direct(readable_model: LlamaForCausalLM) -> Chat:
 @pytest.fixture(scope="session")
 def fruit(direct: Chat) -> str:
     """The first characters of the likeliest answer to MESSAGES, each a token."""
-    return direct([{"role": "user", "content": "Name a fruit."}], max_tokens=8, temperature=0).text
+    return str(direct([{"role": "user", "content": "Name a fruit."}], max_tokens=8, temperature=0).text)
 
 
 @pytest.fixture(scope="session")
@@ -124,8 +124,8 @@ def story(readable_model: LlamaForCausalLM) -> str:
     """How the model goes on after PROMPT, each character a token."""
     tokenizer = stand_in().tokenizer
     ids = tokenizer("Once upon a", return_tensors="pt")["input_ids"]
-    given = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False}
-    found = readable_model.generate(ids, **given)  # type: ignore[operator,arg-type]
+    model: Any = readable_model
+    found = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
     return str(tokenizer.decode(found[0, ids.shape[1] :]))
 
 

@@ -79,8 +79,8 @@ def test_how_the_model_is_loaded(
     monkeypatch.setenv("HF_MODEL_ID", variable)
     given = {"served_model_name": served, "plugins": ["a"], "disable": ["b"], "engine": "generate", "device": "cpu",
              "dtype": "float16", "defaults": {"top_k": 3}, "max_stop": 7}  # fmt: skip
-    settings: Any = read_settings(tmp_path, given)
-    assert loading.load("folder", settings) == "the chat"
+    chat: Any = loading.load("folder", read_settings(tmp_path, given))
+    assert chat == "the chat"
     (found,) = made
     assert found["model"] == "folder"
     for key in ("plugins", "disable", "engine", "device", "max_stop"):

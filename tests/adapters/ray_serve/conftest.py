@@ -56,8 +56,9 @@ class Fleet:
 
     def deploy(self) -> None:
         self._file.write_text(yaml.safe_dump(self.config))
-        subprocess.run(["serve", "deploy", "-a", self._dashboard, str(self._file)], check=True, capture_output=True)
-        until(lambda: self.state() == "RUNNING")
+        subprocess.run(["serve", "deploy", "-a", self._dashboard, str(self._file)], check=True, capture_output=True,
+                       timeout=120)  # fmt: skip
+        until(lambda: self.state() == "RUNNING", 240)
 
     def state(self) -> str:
         found = serve.status().applications.get(NAME)
@@ -82,14 +83,14 @@ class Fleet:
     def metric(self, name: str) -> dict[str, float]:
         """The sum of a metric's samples for each replica."""
         sums: dict[str, float] = {}
-        for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics").text):
+        for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=60).text):
             for sample in family.samples:
                 if sample.name == name:
                     replica = sample.labels["replica"]
                     sums[replica] = sums.get(replica, 0) + sample.value
         return sums
 
-    def until(self, what: Callable[[], object], seconds: float = 60) -> None:
+    def until(self, what: Callable[[], object], seconds: float = 120) -> None:
         until(what, seconds)
 
 
@@ -118,4 +119,4 @@ def fleet(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             ended = fleet.processes().values()
         finally:
             ray.shutdown()
-        until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ended), 20)
+        until(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in ended), 60)

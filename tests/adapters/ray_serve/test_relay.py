@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from starlette.types import Message
 
 from chatplan.adapters.ray_serve.call import Call
@@ -17,6 +18,7 @@ from chatplan.adapters.ray_serve.relay import Relay
 from chatplan.errors import OverloadedError
 
 DIES = ActorDiedError()
+FULL = "no room"
 FAILED: Exception = RayTaskError("f", "trace", KeyError("x"))  # type: ignore[no-untyped-call]
 SSE = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-request-id", b"a")]
 START: Message = {"type": "http.response.start", "status": 200, "headers": SSE}
@@ -49,12 +51,15 @@ class Answer:
 
     def __init__(self, parts: list[Any]) -> None:
         self._parts = self._iterate(parts)
-        self.cancelled = False
+        self.cancelled = self.waits = False
 
     async def _iterate(self, parts: list[Any]) -> AsyncIterator[list[Message]]:
+        if parts == [FULL]:
+            await asyncio.sleep(60)
         yield []
         for part in parts:
             if part is None:
+                self.waits = True
                 await asyncio.sleep(60)
             if isinstance(part, Exception):
                 raise part
@@ -79,13 +84,13 @@ class Replicas:
         return self.asked[-1]
 
 
-def relayed(*answers: list[Any], retries: int = 2) -> list[Message]:
+def relayed(*answers: list[Any], retries: int = 2, seconds: float = 60) -> list[Message]:
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    relay = Relay(cast("Any", Replicas(*answers)), Call({"path": "/"}, [], b""), retries, 5)
+    relay = Relay(cast("Any", Replicas(*answers)), Call({"path": "/"}, [], b""), retries, seconds)
     asyncio.run(relay({"type": "http"}, cast("Any", None), send))
     assert [message["type"] for message in sent].count("http.response.start") == 1
     return sent
@@ -135,7 +140,11 @@ def test_a_body_that_breaks_off_breaks_the_connection() -> None:
 
 @pytest.mark.parametrize(
     ("error", "status", "code"),
-    [(BackPressureError(3, 2), 503, "overloaded"), (FAILED, 500, "internal_error")],
+    [
+        (BackPressureError(3, 2), 503, "overloaded"),
+        (FAILED, 500, "internal_error"),
+        (DeploymentUnavailableError(DeploymentID("a", "b")), 503, "not_ready"),
+    ],
 )
 def test_other_failures_are_told_in_the_servers_shape(error: Exception, status: int, code: str) -> None:
     sent = relayed([error])
@@ -144,15 +153,70 @@ def test_other_failures_are_told_in_the_servers_shape(error: Exception, status: 
     assert "trace" not in text(sent)
 
 
+def test_no_room_in_time_is_said_with_when_to_come_back() -> None:
+    sent = relayed([FULL], seconds=0.05)
+    assert sent[0]["status"] == 503
+    assert json.loads(text(sent))["error"]["code"] == "overloaded"
+    assert (b"retry-after", b"5") in sent[0]["headers"]
+
+
+def test_a_full_queue_is_said_with_when_to_come_back() -> None:
+    assert (b"retry-after", b"2") in relayed([BackPressureError(3, 2)])[0]["headers"]
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_so_many_further_replicas_are_asked(retries: int) -> None:
+    replicas = Replicas(*[[DIES]] * 5)
+
+    async def send(message: Message) -> None: ...
+
+    relay = Relay(cast("Any", replicas), Call({"path": "/"}, [], b""), retries, 60)
+    asyncio.run(relay({"type": "http"}, cast("Any", None), send))
+    assert len(replicas.asked) == retries + 1
+    assert all(answer.cancelled for answer in replicas.asked)
+
+
+def test_a_call_that_came_to_its_end_is_not_cancelled() -> None:
+    replicas = Replicas(WHOLE)
+
+    async def send(message: Message) -> None: ...
+
+    asyncio.run(Relay(cast("Any", replicas), Call({"path": "/"}, [], b""), 2, 60)(
+        {"type": "http"}, cast("Any", None), send
+    ))  # fmt: skip
+    assert [answer.cancelled for answer in replicas.asked] == [False]
+
+
+def test_a_failure_after_comments_is_an_event() -> None:
+    sent = relayed([START, COMMENT, FAILED])
+    comment, error, done, _ = text(sent).split("\n\n")
+    assert (comment, done) == (": keep-alive", "data: [DONE]")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "internal_error"
+
+
+def test_an_error_event_begins_an_answer() -> None:
+    failed = event({"error": {"code": "engine_error"}})
+    sent = relayed([START, ROLE, failed, DIES])
+    assert text(sent).startswith(text([ROLE, failed]))
+
+
+def test_a_refusal_in_parts_is_one_event() -> None:
+    parts: list[Message] = [BUSY[0], {"type": "http.response.body", "body": b'{"a":', "more_body": True},
+                            {"type": "http.response.body", "body": b"1}"}]  # fmt: skip
+    assert text(relayed([START, COMMENT, DIES], parts)) == ': keep-alive\n\ndata: {"a":1}\n\ndata: [DONE]\n\n'
+
+
 def test_a_client_that_leaves_cancels_its_call() -> None:
     replicas = Replicas([START, None])
 
     async def send(message: Message) -> None: ...
 
     async def go() -> None:
-        relay = Relay(cast("Any", replicas), Call({"path": "/"}, [], b""), 2, 5)
+        relay = Relay(cast("Any", replicas), Call({"path": "/"}, [], b""), 2, 60)
         running = asyncio.create_task(relay({"type": "http"}, cast("Any", None), send))
-        await asyncio.sleep(0.05)
+        while not (replicas.asked and replicas.asked[0].waits):
+            await asyncio.sleep(0)
+        assert not running.done()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

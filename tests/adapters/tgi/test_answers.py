@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +112,9 @@ def test_a_report_on_another_prompt_is_an_error(http_chat: Chat, tgi: StandIn) -
     prefill = [{"id": 5, "text": "a", "logprob": None}]
     details = {"finish_reason": "length", "generated_tokens": 1, "seed": None, "prefill": prefill, "tokens": []}
     tgi.answers.append(lambda: JSONResponse({"generated_text": "", "details": {**details, "top_tokens": []}}))
+    engine: Any = http_chat.engine
     with pytest.raises(EngineError, match="tells of 1 prompt tokens"):
-        http_chat.engine.prompt_logprobs(http_chat.plan(USER, prompt_logprobs=0))
+        engine.prompt_logprobs(http_chat.plan(USER, prompt_logprobs=0))
 
 
 def test_choices_are_requests_with_seeds_of_their_own(chat: Chat, tgi: StandIn) -> None:
@@ -208,7 +210,7 @@ def test_an_end_that_only_the_server_knows_is_one(chat: Chat, tgi: StandIn) -> N
         details = {"finish_reason": reason, "generated_tokens": 1, "seed": None}
         event = {"index": 1, "token": token, "top_tokens": [], "generated_text": "b", "details": details}
         line = f"data:{json.dumps(event)}\n\n"
-        tgi.answers.append(lambda line=line: StreamingResponse(iter([line]), media_type="text/event-stream"))
+        tgi.answers.append(partial(StreamingResponse, iter([line]), media_type="text/event-stream"))
         choice = chat(USER, max_tokens=9, logprobs=True).choices[0]
         assert (choice.message.content, choice.finish_reason) == ("b", expected)
         assert choice.logprobs.content[0].logprob == -9999.0  # the server cannot say it

@@ -143,7 +143,7 @@ def test_what_passes() -> None:
     assert not passes(ValueError("x"))
 
 
-REFUSALS: list[tuple[Exception, type[Exception], str | None, str]] = [
+REFUSALS: list[tuple[Exception, type[ChatplanError], str | None, str]] = [
     (Refusal("x", "overloaded", 200), OverloadedError, None, "upstream_overloaded"),
     (Refusal("x", "", 503), OverloadedError, None, "upstream_overloaded"),
     (Refusal("x", "validation", 0), RequestError, None, "invalid_value"),
@@ -169,8 +169,9 @@ REFUSALS: list[tuple[Exception, type[Exception], str | None, str]] = [
 
 
 @pytest.mark.parametrize(("error", "kind", "param", "code"), REFUSALS, ids=repr)
-def test_every_error_in_our_words(error: Exception, kind: type[Exception], param: str | None, code: str) -> None:
-    found: Any = translated(error)
+def test_every_error_in_our_words(error: Exception, kind: type[ChatplanError], param: str | None, code: str) -> None:
+    found = translated(error)
+    assert isinstance(found, ChatplanError)
     assert type(found) is kind
     assert (found.param, found.code) == (param, code)
 
