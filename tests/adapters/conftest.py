@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 import torch
 from transformers import LogitsProcessor
+from waiting import join, wait_until
 
 from chatplan import Chat, ChatCompletionRequest, ChatPipeline, Stage, hookimpl
 
@@ -37,13 +39,19 @@ class Running:
         self.server, self.service = server, server.service
         self.url = f"http://127.0.0.1:{port}"
 
-    def wait_idle(self, seconds: float = 10) -> None:
+    def client(self) -> httpx.Client:
+        """A client with the patience that a busy machine needs."""
+        return httpx.Client(base_url=self.url, timeout=60)
+
+    def wait_idle(self, seconds: float = 30) -> None:
         """Until no request is under way."""
-        until = time.monotonic() + seconds
-        while (self.service.accepted or self.service.under_way) and time.monotonic() < until:
-            time.sleep(0.01)
-        assert not self.service.accepted
-        assert not self.service.under_way
+        service = self.service
+        wait_until(lambda: not service.accepted and not service.under_way, seconds, "no request is under way")
+
+    def wait_generating(self, requests: int = 1) -> None:
+        """Until so many requests have a token, and all others under way have none."""
+        service = self.service
+        wait_until(lambda: len(service.under_way) - service.waiting == requests, 30, f"{requests} requests generate")
 
 
 Serve = Callable[..., Any]
@@ -62,15 +70,14 @@ def running(chat: Any, prepare: Callable[[Any], object] = id, **settings: Any) -
     server = Server(app)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listener],))
+    thread = threading.Thread(target=server.run, args=([listener],), name="server")
     thread.start()
     try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)
+        wait_until(lambda: server.started or not thread.is_alive(), what="the server starts")
         yield Running(server, listener.getsockname()[1])
     finally:
         server.handle_exit(signal.SIGTERM, None)
-        thread.join()
+        join(thread, 30)
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +132,49 @@ def slow_plugin() -> Slow:
 def slow_chat(new_chat: Callable[..., Chat]) -> Chat:
     """The tiny model, with the plugin :class:`Slow`."""
     return new_chat(plugins=[Slow()])
+
+
+class Hold:
+    """A plugin: a request with the field ``hold`` waits for `let_go` before it has so many tokens and one more."""
+
+    name = "hold"
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+
+    def let_go(self) -> None:
+        self._open.set()
+
+    @hookimpl
+    def request_fields(self) -> Mapping[str, Any]:
+        return {"hold": int}
+
+    @hookimpl
+    def logits_processors(self, request: ChatCompletionRequest) -> Iterable[Any] | None:
+        tokens = request.get("hold")
+        return None if tokens is None else [(Stage.BIAS, _Hold(tokens, self._open))]
+
+
+class _Hold(LogitsProcessor):
+    def __init__(self, tokens: int, gate: threading.Event) -> None:
+        self.tokens, self.gate = tokens, gate
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> Any:
+        if self.tokens <= 0:
+            assert self.gate.wait(40), "nobody let the model go"
+        self.tokens -= 1
+        return scores
+
+
+@pytest.fixture
+def hold() -> Iterator[Hold]:
+    """The plugin :class:`Hold`."""
+    plugin = Hold()
+    yield plugin
+    plugin.let_go()
+
+
+@pytest.fixture
+def held_chat(new_chat: Callable[..., Chat], hold: Hold) -> Chat:
+    """The tiny model, with the plugins :class:`Slow` and :class:`Hold`."""
+    return new_chat(plugins=[Slow(), hold])

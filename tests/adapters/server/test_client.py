@@ -68,7 +68,7 @@ def test_an_error_in_a_stream(serve: Any, slow_chat: Chat) -> None:
     with serve(slow_chat, keep_alive_seconds=0.05) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
         with pytest.raises(openai.APIError) as caught:
-            list(client.chat.completions.create(**FIELDS, stream=True, extra_body={"fail": True, "slow": 0.3}))
+            list(client.chat.completions.create(**FIELDS, stream=True, extra_body={"fail": True, "slow": 1}))
         assert caught.value.code == "engine_error"
 
 
@@ -84,7 +84,7 @@ class Door:
         return Principal("ada", requests_per_minute=2, models=frozenset(("tests/tiny",)))
 
 
-def test_errors_of_access(serve: Any, new_chat: Any) -> None:
+def test_errors_of_access(noon: None, serve: Any, new_chat: Any) -> None:
     with serve(new_chat(plugins=[Door()])) as server:
         url = f"{server.url}/v1"
         with pytest.raises(openai.AuthenticationError):
@@ -98,6 +98,7 @@ def test_errors_of_access(serve: Any, new_chat: Any) -> None:
         with pytest.raises(openai.RateLimitError) as caught:
             client.chat.completions.create(**FIELDS)
         assert int(caught.value.response.headers["retry-after"]) > 0
-        answer = httpx.get(f"{url}/models")
+        assert caught.value.code == "requests_per_minute"
+        answer = httpx.get(f"{url}/models", timeout=60)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "missing_credentials")
         assert answer.headers["www-authenticate"].startswith("Bearer")

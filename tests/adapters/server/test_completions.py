@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
 
-from chatplan import Chat, fold
+from chatplan import Chat, Engine, ModelInfo, fold, hookimpl
+from chatplan.engine.generate import GenerateEngine
+from chatplan.fields import GROUPS
 from chatplan.response import ChatCompletionChunk
 
 Ask = Callable[..., httpx.Response]
@@ -76,11 +80,32 @@ def test_usage_in_a_stream(http: httpx.Client, ask: Ask) -> None:
     assert all("usage" in chunk for chunk in running)
 
 
-def test_comments_keep_a_silent_stream_alive(serve: Any, slow_chat: Chat, ask: Ask) -> None:
-    with serve(slow_chat, keep_alive_seconds=0.05) as server, httpx.Client(base_url=server.url) as client:
-        text = ask(client, stream=True, slow=0.2, max_tokens=2).text
-    assert text.startswith(": keep-alive\n\n") or ": keep-alive\n\n" in text
-    assert len(chunks(text.replace(": keep-alive\n\n", ""))) >= 2
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_comments_keep_a_silent_stream_alive(
+    serve: Any, held_chat: Chat, hold: Any, stream: Callable[..., Any], tokens: int
+) -> None:
+    """Before the first token, so that the answer begins, and after others."""
+    wanted = {"hold": tokens, "stream_options": {"include_usage": True}}
+    with (
+        serve(held_chat, keep_alive_seconds=0.05) as server,
+        server.client() as client,
+        stream(client, **wanted) as answer,
+    ):
+        assert answer.headers["x-accel-buffering"] == "no"
+        lines = answer.iter_lines()
+        if tokens:
+            server.wait_generating()
+            assert any('"content":' in line and '"role"' not in line for line in lines)
+        assert ": keep-alive" in lines
+        assert next(lines) == ""
+        hold.let_go()
+        rest = [line for line in lines if line and line != ": keep-alive"]
+    assert rest[-1] == "data: [DONE]"
+    assert json.loads(rest[-2].removeprefix("data: "))["usage"]["completion_tokens"] == 4
+
+
+def test_a_stream_that_is_not_silent_has_no_comments(http: httpx.Client, ask: Ask) -> None:
+    assert ": keep-alive" not in ask(http, stream=True, slow=0.05).text  # the default is 15 seconds
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -103,6 +128,8 @@ def test_refusals_come_before_the_stream(
     error = answer.json()["error"]
     assert (error["param"], error["code"], error["type"]) == (param, code, "BadRequestError")
     assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert answer.headers["content-type"] == "application/json"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -121,8 +148,8 @@ def test_a_failure_before_the_first_token_tells_nothing_of_the_inside(
 
 
 def test_a_failure_in_a_stream_is_its_last_event_but_one(serve: Any, slow_chat: Chat, ask: Ask) -> None:
-    with serve(slow_chat, keep_alive_seconds=0.05) as server, httpx.Client(base_url=server.url) as client:
-        answer = ask(client, stream=True, fail=True, slow=0.3)
+    with serve(slow_chat, keep_alive_seconds=0.05) as server, server.client() as client:
+        answer = ask(client, stream=True, fail=True, slow=1)
     assert answer.status_code == 200
     *_, error, done = events(answer.text.replace(": keep-alive\n\n", ""))
     assert json.loads(error)["error"]["code"] == "engine_error"
@@ -131,13 +158,18 @@ def test_a_failure_in_a_stream_is_its_last_event_but_one(serve: Any, slow_chat: 
 
 
 def test_the_models_names(serve: Any, new_chat: Any, ask: Ask) -> None:
-    with serve(new_chat(), served_model_name="tests/tiny,other") as server, httpx.Client(base_url=server.url) as client:
+    with serve(new_chat(), served_model_name="tests/tiny,other") as server, server.client() as client:
         for name in ("tests/tiny", "tiny", "other"):
             answer = ask(client, model=name)
             assert answer.status_code == 200
         assert answer.json()["model"] == "tests/tiny"
         assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["tests/tiny", "other"]
-        assert client.get("/v1/models/tests/tiny").json()["id"] == "tests/tiny"
+        created = server.service.created
+        assert abs(created - time.time()) < 600
+        for name in ("tests/tiny", "tiny", "other"):
+            assert client.get(f"/v1/models/{name}").json() == {
+                "id": name, "object": "model", "created": created, "owned_by": "chatplan", "root": "tests/tiny",
+                "parent": None, "max_model_len": 1024}  # fmt: skip
         assert client.get("/v1/models/nobody").status_code == 404
 
 
@@ -148,3 +180,36 @@ def test_an_explanation(http: httpx.Client, slow_chat: Chat) -> None:
     assert [row["field"] for row in answer.json()["fields"]] == ["messages", "seed", "top_k", "request_id"]
     refused = http.post("/v1/chat/completions/explain", json={**request, "top_k": -9})
     assert refused.json()["error"]["param"] == "top_k"
+
+
+def test_the_schema_of_what_is_served(serve: Any, new_chat: Any) -> None:
+    """With the defaults that hold here, and what this engine refuses."""
+
+    class Elsewhere(GenerateEngine):
+        name = "elsewhere"
+        unsupported: ClassVar[Any] = {"beam_width": "not here", "top_k": "nor this"}
+
+    class Engines:
+        @hookimpl
+        def engine(self, model: ModelInfo) -> Engine:
+            return Elsewhere(model)
+
+    chat = new_chat(plugins=[Engines()], defaults={"top_p": 0.25})
+    with serve(chat) as server, server.client() as client:
+        found = client.get("/v1/chat/completions/schema").json()
+    assert found["x-engine"] == "elsewhere"
+    assert found["properties"]["top_p"]["default"] == 0.25
+    assert found["properties"]["temperature"].get("default") is None
+    refused = {name: item["x-refused-here"] for name, item in found["properties"].items() if "x-refused-here" in item}
+    assert refused == {"top_k": "nor this"}
+    names = list(found["properties"])
+    assert [name for name in names if name in list(itertools.chain(*GROUPS.values()))] == list(
+        itertools.chain(*GROUPS.values())
+    )
+    assert names[-1] == "force"  # the fields of plugins come last
+
+
+def test_defaults_of_the_server_hold(serve: Any, new_chat: Any, http: httpx.Client, ask: Ask) -> None:
+    with serve(new_chat(defaults={"max_tokens": 3})) as server, server.client() as client:
+        assert ask(client, max_tokens=None).json()["usage"]["completion_tokens"] == 3
+        assert ask(client, max_tokens=2).json()["usage"]["completion_tokens"] == 2

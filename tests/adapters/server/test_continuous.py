@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import wait_until
 
 from chatplan import Chat, ModelInfo, Settings
 from chatplan.standin import stand_in
@@ -30,16 +30,13 @@ def server(serve: Callable[..., Any], new_model: Callable[[], Any]) -> Iterator[
 
 
 def gauges(url: str) -> dict[str, float]:
-    text = httpx.get(f"{url}/metrics").text
+    text = httpx.get(f"{url}/metrics", timeout=60).text
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return {sample.name: sample.value for sample in samples if sample.name.removeprefix("chatplan_") in GAUGES}
 
 
 def wait_until_idle(url: str) -> None:
-    deadline = time.monotonic() + 20
-    while any(gauges(url).values()):
-        assert time.monotonic() < deadline, gauges(url)
-        time.sleep(0.05)
+    wait_until(lambda: not any(gauges(url).values()), 40, "no gauge shows anything")
     assert len(gauges(url)) == len(GAUGES)
 
 
@@ -67,7 +64,7 @@ async def send(client: httpx.AsyncClient, number: int) -> None:
 
 def test_no_answer_is_lost_or_mixed(server: Any) -> None:
     async def load() -> None:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=90) as client:
             await asyncio.gather(*(send(client, number) for number in range(48)))
 
     asyncio.run(load())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -89,6 +90,50 @@ def test_credentials_are_there(document: dict[str, Any], new_chat: Any) -> None:
             assert document["paths"][path][method]["security"] == [{}, *needed]
 
 
+def test_metrics_want_a_credential_only_where_they_ask(new_chat: Any) -> None:
+    for wanted in (False, True):
+        found = create_app(new_chat(), ServerSettings(metrics_auth=wanted)).openapi()
+        assert ("security" in found["paths"]["/metrics"]["get"]) == wanted
+        assert "security" not in found["paths"]["/health"]["get"]
+
+
+def test_nobody_is_asked_where_the_settings_say_so(new_chat: Any) -> None:
+    class Door:
+        @hookimpl
+        def authenticate(self, headers: Mapping[str, str]) -> Principal | None:
+            return None
+
+    found = create_app(new_chat(plugins=[Door()]), ServerSettings(no_auth=True)).openapi()
+    assert {} in found["paths"]["/v1/models"]["get"]["security"]
+
+
+def test_the_id_of_a_request_is_there(document: dict[str, Any]) -> None:
+    for path in ("/v1/chat/completions", "/v1/chat/completions/explain", "/tokenize", "/detokenize"):
+        (parameter,) = document["paths"][path]["post"]["parameters"]
+        assert (parameter["name"], parameter["in"], parameter["required"]) == ("X-Request-Id", "header", False)
+        assert (parameter["schema"]["minLength"], parameter["schema"]["maxLength"]) == (1, 200)
+
+
+def test_the_document_is_made_anew_until_the_model_is_there(slow_chat: Chat) -> None:
+    app = create_app(lambda: slow_chat, ServerSettings())
+    fields = app.openapi()["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+    assert "temperature" in fields
+    assert "slow" not in fields
+    asyncio.run(app.state.service.load())
+    assert "slow" in app.openapi()["components"]["schemas"]["ChatCompletionRequest"]["properties"]
+    assert app.openapi() is app.openapi()
+
+
+def test_the_page_for_people_may_be_left_out(slow_chat: Chat) -> None:
+    async def status(**settings: Any) -> int:
+        transport = httpx.ASGITransport(create_app(slow_chat, ServerSettings(**settings)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+            return (await client.get("/playground")).status_code
+
+    assert asyncio.run(status()) == 200
+    assert asyncio.run(status(playground=False)) == 404
+
+
 def test_the_document_is_served(http: httpx.Client) -> None:
     assert http.get("/openapi.json").json()["openapi"].startswith("3.1")
 
@@ -96,13 +141,14 @@ def test_the_document_is_served(http: httpx.Client) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [*API, *PROBES])
 @pytest.mark.parametrize("mode", ["positive", "negative"])
-def test_nothing_makes_the_server_fail(short_server: Any, path: str, mode: str) -> None:
+def test_nothing_makes_the_server_fail(short_server: Any, schema: Any, path: str, mode: str) -> None:
     """Requests that the document allows, and such that it does not."""
-    schema = schemathesis.openapi.from_url(f"{short_server.url}/openapi.json")
     (method,) = (API | PROBES)[path]
     operation = schema[path][method.upper()]
+    examples = 3 if path.endswith("/explain") else 10  # it takes what the route beside it takes
 
-    @settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, database=None, derandomize=True,
+              suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(case=operation.as_strategy(generation_mode=GenerationMode(mode)))
     def call(case: Any) -> None:
         answer = case.call(base_url=short_server.url, timeout=60)
@@ -112,6 +158,11 @@ def test_nothing_makes_the_server_fail(short_server: Any, path: str, mode: str) 
         call()
     except Unsatisfiable:
         assert mode == "negative"  # of a route that takes nothing, nothing is wrong
+
+
+@pytest.fixture(scope="module")
+def schema(short_server: Any) -> Any:
+    return schemathesis.openapi.from_url(f"{short_server.url}/openapi.json")
 
 
 @pytest.fixture(scope="module")
