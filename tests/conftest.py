@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[1]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Pin the device, and let Ctrl-C end what tests start."""
-    if "gpu" not in config.getoption("markexpr"):
+    if "gpu" not in config.getoption("markexpr").replace("not gpu", ""):
         # Texts are compared word for word and tensors are handed over: on the CPU, whatever else the machine has.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        torch.backends.mps.is_available = lambda: False
+        torch.backends.mps.is_available = lambda: False  # type: ignore[assignment]
     # Two threads for a tiny model cost seven times one, and tests share the cores among processes anyhow.
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)

@@ -52,7 +52,7 @@ def serve(path: str) -> None:
     listener.listen()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for guards
     # Standard input is a pipe from the tests' process: it closes when that is gone, however it ended.
-    while listener in select.select([listener, 0], [], [])[0]:
+    while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()

@@ -65,12 +65,14 @@ def new_model(size: str, device: str, dtype: torch.dtype) -> Any:
     )
     torch.manual_seed(1)
     with torch.device(device):
-        return LlamaForCausalLM(config).to(dtype).eval()
+        model: Any = LlamaForCausalLM(config)
+        return model.to(dtype).eval()
 
 
 def new_chat(model: Any, engine: str, rows: int) -> Chat:
-    limits = {"batch_size": rows, "max_num_seqs": rows, "max_num_batched_tokens": max(rows, 2048)}
-    settings = Settings(max_model_len=CONTEXT, **limits)
+    settings = Settings(
+        max_model_len=CONTEXT, batch_size=rows, max_num_seqs=rows, max_num_batched_tokens=max(rows, 2048)
+    )
     return Chat(ModelInfo.of(model, stand_in().tokenizer, settings, name="random"), engine=engine)
 
 
