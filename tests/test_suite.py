@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py"))
+# What hangs until somebody cancels it.
+FOR_EVER = "asyncio.Event().wait()"
 # Without an argument each of these waits for ever; with one it is a bound, or another method of the same name.
 WAITS = ("join", "wait", "result", "get", "communicate", "acquire")
 
@@ -58,5 +60,5 @@ def unbounded(source: str) -> Iterator[str]:
     bounded = {id(inner) for call in around for inner in ast.walk(call)}
     for call in calls:
         waits = isinstance(call.func, ast.Attribute) and call.func.attr in WAITS
-        if waits and not call.args and not call.keywords and id(call) not in bounded:
+        if waits and ast.unparse(call) != FOR_EVER and not call.args and not call.keywords and id(call) not in bounded:
             yield f"{call.lineno}: {ast.unparse(call)}"

@@ -129,7 +129,7 @@ def measured(name: str, checkpoint: str, todo: list[Any], options: Any) -> tuple
         hung = received(here, found, end)
         late += int(hung and len(found) + late < len(todo))
         process.kill()
-        process.join()
+        process.join(60)
     return found, late, len(todo) - len(found) - late
 
 

@@ -284,7 +284,7 @@ class _Forked:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-        self.wait()
+        self.wait(60)
 
 
 def Popen(arguments: Sequence[Any], **given: Any) -> Any:

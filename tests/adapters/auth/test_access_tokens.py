@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from clock import After, dated
+from waiting import join
 
 from chatplan import Principal
 from chatplan.adapters.auth.jwks import read_keys
@@ -414,7 +415,7 @@ def test_many_threads_fetch_once(issuer: Issuer, identify: Identify) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        join(thread)
     assert names == ["sub:ann"] * 16
     assert issuer.asked.count("/keys") == 1
 
