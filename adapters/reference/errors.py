@@ -7,10 +7,13 @@ import inspect
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING
 
 from chatplan.adapters.reference.markdown import as_markdown, table
 from chatplan.errors import ChatplanError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # Python 3.10 has it elsewhere
 
 __all__ = ["error_classes", "errors_page", "further_codes"]
 
@@ -41,7 +44,7 @@ def _depth(cls: type[ChatplanError]) -> int:
 
 
 def _indented(cls: type[ChatplanError]) -> str:
-    return "\N{EM SPACE}" * _depth(cls) + f"[`{cls.__name__}`](#{cls.__name__.lower()})"
+    return "&emsp;" * _depth(cls) + f"[`{cls.__name__}`](#{cls.__name__.lower()})"
 
 
 def _section(cls: type[ChatplanError]) -> str:

@@ -1,4 +1,4 @@
-"""The built distributions, and environments to install them in."""
+"""The built distributions, and an environment that has the wheel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def run() -> Run:
     """Runs a command that must end well; what it printed."""
 
     def call(*command: str | Path, cwd: Path | None = None) -> str:
-        result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+        words = [str(part) for part in command]
+        result = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 
@@ -39,14 +40,18 @@ def dist(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def borrowing_venv(run: Run) -> Callable[[Path], Path]:
-    """Makes an environment without chatplan that borrows everything else from this one; its interpreter."""
+def wheel(dist: Path) -> Path:
+    return next(dist.glob("*.whl"))
 
-    def make(folder: Path) -> Path:
-        run(sys.executable, "-m", "venv", "--without-pip", folder)
-        site_packages = next(folder.glob("lib/python*/site-packages"))
-        # A path in a .pth file is searched last, and the .pth files in it (our editable install) are not read.
-        (site_packages / "borrowed.pth").write_text(str(Path(pytest.__file__).parents[1]), "utf-8")
-        return folder / "bin" / "python"
 
-    return make
+@pytest.fixture(scope="session")
+def installed(wheel: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site-packages of an environment that has the wheel, and borrows everything else from this one."""
+    folder = tmp_path_factory.mktemp("installed") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    site_packages = next(folder.glob("lib/python*/site-packages"))
+    pip = (sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install", "--no-index", "--no-deps")
+    run(*pip, "--no-compile", wheel)
+    # A path in a .pth file is searched last, and the .pth files in it (our editable install) are not read.
+    (site_packages / "borrowed.pth").write_text(str(Path(pytest.__file__).parents[1]), "utf-8")
+    return site_packages
