@@ -75,7 +75,7 @@ class ChatLM(HFLM):
         known = Plugins(_listed(plugins), _listed(disable))
         fields = _taken(arguments, known.request_type.model_fields)
         settings = _taken(arguments, [name for name in Settings.__dataclass_fields__ if name != "batch_size"])
-        super().__init__(pretrained, backend="causal", **arguments)
+        super().__init__(pretrained, **(arguments | {"backend": "causal"}))
         rows = self._detect_batch_size() if self.batch_size == "auto" else int(self.batch_size)
         about = ModelInfo.of(self.model, self.tokenizer, Settings(batch_size=rows, **settings))
         self.chat: Chat = Chat(about, plugins=known, engine=engine, defaults=fields)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -41,7 +41,7 @@ EXPECTED = {
     "outlines_extract.py": [f"in process: {re.escape(PERSON)}", f"by outlines: {re.escape(PERSON)}"],
     "smolagents_agent.py": ["answer: (Paris|London)", r"step: weather \{'city': '(\w+)'\} -> It is sunny in \1"],
 }
-pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.dev_only]
+pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.dev_only, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def url(model_path: str) -> Iterator[str]:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_example_runs(model_path: str, url: str, name: str) -> None:
     environment = os.environ | {"CHATPLAN_MODEL": model_path, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
-    command = [sys.executable, str(FOLDER / name), *([] if "in_process" in name else [url])]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=600)
+    command = [str(FOLDER / name), *([] if "in_process" in name else [url])]
+    result = forked.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
     for pattern in EXPECTED[name]:
         assert re.search(f"^{pattern}", result.stdout, re.MULTILINE), f"no {pattern!r} in\n{result.stdout}"

@@ -55,7 +55,7 @@ def test_a_folder_that_was_added_answers_by_its_name_and_by_its_path(added: Comm
 def test_answers_are_those_of_the_pipeline(added: Command, tiny_folder: Path) -> None:
     from chatplan import pipeline
 
-    chat = pipeline("chat", str(tiny_folder))
+    chat = pipeline("chat", str(tiny_folder), device="cpu")
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a fruit."}]
     wanted = chat(messages, temperature=0, max_tokens=12).text
     assert added("-m", "chatplan/tiny", "Name a fruit.", "-s", "Be brief.", *GREEDY).removesuffix("\n") == wanted
@@ -166,15 +166,185 @@ def test_what_is_no_model_is_not_added_and_what_was_added_is_forgotten(added: Co
     assert "was not added" in added("chatplan", "remove", str(tiny_folder), code=1)
 
 
-def test_models_in_the_hubs_cache_are_known_by_themselves(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "~/nowhere/model", "alone", "a/b/c"])
+def test_only_folders_and_names_of_the_hub_are_added(llm_command: Command, name: str) -> None:
+    said = llm_command("chatplan", "add", name, code=1)
+    assert f"{name} is neither a folder nor a name on the hub like owner/name" in said
+
+
+def test_added_models_are_kept_in_order_once_and_forgotten_one_by_one(llm_command: Command, tmp_path: Path) -> None:
+    from chatplan.adapters.llm_models.known import added_models, known_models
+
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("owner/one", str(folder), "owner/two", "owner/one"):
+        assert llm_command("chatplan", "add", name) == f"chatplan/{name}\n"
+    assert added_models() == ["owner/one", str(folder), "owner/two"]
+    assert known_models()[:3] == added_models()
+    assert len(set(known_models())) == len(known_models())
+    folder.rmdir()
+    llm_command("chatplan", "remove", str(folder))
+    assert added_models() == ["owner/one", "owner/two"]
+    said = llm_command("chatplan", "remove", "owner/three", code=1)
+    assert "owner/three was not added; there are owner/one, owner/two" in said
+    llm_command("chatplan", "remove", "owner/one")
+    llm_command("chatplan", "remove", "owner/two")
+    assert "there are none" in llm_command("chatplan", "remove", "owner/two", code=1)
+
+
+def test_a_relative_folder_is_known_by_its_absolute_path(
+    llm_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert llm_command("chatplan", "add", "./mine") == f"chatplan/{tmp_path / 'mine'}\n"
+    (tmp_path / "mine").rmdir()
+    llm_command("chatplan", "remove", "./mine")
+
+
+def test_models_in_the_hubs_cache_that_can_chat_are_known_by_themselves(tiny_folder: Path, tmp_path: Path) -> None:
     from chatplan.adapters.llm_models.known import cached_models
 
-    for name in ("tiny", "base"):
-        repo = tmp_path / f"models--owner--{name}"
-        shutil.copytree(tiny_folder, repo / "snapshots" / ("0" * 40))
+    def cached(kind: str, name: str, **files: str | None) -> None:
+        repo = tmp_path / f"{kind}s--owner--{name}"
+        snapshot = shutil.copytree(tiny_folder, repo / "snapshots" / ("0" * 40))
         (repo / "refs").mkdir()
         (repo / "refs" / "main").write_text("0" * 40)
-    for template in tmp_path.glob("models--owner--base/snapshots/*/chat_template.jinja"):
-        template.unlink()
-    assert list(cached_models(tmp_path)) == ["owner/tiny"]
+        for stem, text in files.items():
+            for path in [*snapshot.glob(f"{stem}.*")] if text is None else []:
+                path.unlink()
+            if text is not None:
+                (snapshot / f"{stem}.json").write_text(text)
+
+    cached("model", "tiny")
+    cached("model", "base", chat_template=None, tokenizer_config="{}")
+    cached("model", "bare", chat_template=None, tokenizer_config=None)
+    cached("model", "inside", chat_template=None, tokenizer_config='{"chat_template": "x"}')
+    cached("model", "encoder", config='{"architectures": ["BertModel"]}')
+    cached("model", "half", config=None)
+    cached("dataset", "data")
+    assert list(cached_models(tmp_path)) == ["owner/inside", "owner/tiny"]
     assert list(cached_models(tmp_path / "none")) == []
+
+
+# --- requests and answers ---------------------------------------------------------------------------------------------
+
+
+def test_a_conversation_becomes_messages_with_reasoning_calls_and_results() -> None:
+    from llm import Message
+    from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
+
+    from chatplan.adapters.llm_models.messages import as_messages
+
+    calls = [ToolCallPart("f", {"x": 1}, "c1"), ToolCallPart("g", {}, "c2")]
+    said = [ReasoningPart("Let "), ReasoningPart("me."), TextPart("One "), TextPart("moment."), *calls]
+    results = [ToolResultPart("f", "42", "c1"), ToolResultPart("g", "43", "c2")]
+    messages = [
+        Message("system", [TextPart("Be brief.")]),
+        Message("assistant", said),
+        Message("tool", [*results]),
+        Message("user", [ToolResultPart("f", "44", "c3"), TextPart("And?")]),
+    ]
+    assert as_messages(messages) == [
+        {"role": "system", "content": "Be brief."},
+        {
+            "role": "assistant",
+            "content": "One moment.",
+            "reasoning_content": "Let me.",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
+                {"id": "c2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+        {"role": "tool", "tool_call_id": "c2", "content": "43"},
+        {"role": "tool", "tool_call_id": "c3", "content": "44"},
+        {"role": "user", "content": "And?"},
+    ]
+
+
+def test_tools_become_functions() -> None:
+    from llm import Tool
+
+    from chatplan.adapters.llm_models.messages import as_tools
+
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    assert as_tools([Tool("f", "Does it.", schema), Tool("g")]) == [
+        {"type": "function", "function": {"name": "f", "description": "Does it.", "parameters": schema}},
+        {"type": "function", "function": {"name": "g", "description": "", "parameters": {}}},
+    ]
+
+
+def test_options_are_all_fields_but_those_that_llm_has_arguments_for() -> None:
+    from chatplan import ChatCompletionRequest
+    from chatplan.adapters.llm_models.options import options_of
+
+    made = options_of(ChatCompletionRequest)
+    left_out = {
+        "messages",
+        "model",
+        "stream",
+        "stream_options",
+        "tools",
+        "guided_json",
+        "response_format",
+        "request_id",
+    }
+    assert set(made.model_fields) == set(ChatCompletionRequest.model_fields) - left_out
+    assert made().model_dump(exclude_none=True) == {}
+    for name, field in made.model_fields.items():
+        assert field.description == ChatCompletionRequest.model_fields[name].description
+
+
+@pytest.mark.parametrize(
+    ("name", "typed", "read"),
+    [
+        ("temperature", "0.5", 0.5),
+        ("temperature", 0.5, 0.5),
+        ("logprobs", "true", True),
+        ("stop", "1", "1"),
+        ("stop", '["a", "b"]', ["a", "b"]),
+        ("guided_regex", "[0-9]", "[0-9]"),
+        ("guided_regex", "null", "null"),
+        ("logit_bias", '{"5": 1.5}', {"5": 1.5}),
+    ],
+)
+def test_what_is_typed_is_read_as_json_where_the_field_takes_that(name: str, typed: Any, read: Any) -> None:
+    from chatplan import ChatCompletionRequest
+    from chatplan.adapters.llm_models.options import options_of
+
+    found = getattr(options_of(ChatCompletionRequest)(**{name: typed}), name)
+    assert (type(found), found) == (type(read), read)
+
+
+def test_only_the_first_choice_is_shown_reasoning_before_text() -> None:
+    from chatplan.adapters.llm_models.model import _events
+    from chatplan.response import ChatCompletionChunk, ChunkChoice, Delta
+
+    first = ChunkChoice(index=0, delta=Delta(reasoning_content="Hm.", content="Yes."))
+    second = ChunkChoice(index=1, delta=Delta(reasoning_content="Or?", content="No."))
+    chunk = ChatCompletionChunk(id="x", created=0, model="m", choices=[first, second])
+    assert [(event.type, event.chunk) for event in _events(chunk)] == [("reasoning", "Hm."), ("text", "Yes.")]
+
+
+def test_a_model_is_loaded_when_it_is_asked_in_its_own_type_where_it_runs_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from types import SimpleNamespace
+
+    from chatplan.adapters import pipeline, weights
+    from chatplan.adapters.llm_models import AsyncChatModel, ChatModel
+
+    loads: list[Any] = []
+
+    def load(*given: Any, **where: Any) -> Any:
+        loads.append((given, where))
+        return SimpleNamespace(chat="chat")
+
+    monkeypatch.setattr(pipeline, "pipeline", load)
+    monkeypatch.setattr(weights, "likely_device", lambda: "best")
+    model: Any = ChatModel("owner/name")
+    both = (model.model_id, AsyncChatModel(model).model_id)
+    assert (both, model.aliases, loads) == (("chatplan/owner/name",) * 2, [], [])
+    assert model.chat == "chat" == model.chat
+    assert loads == [(("chat", "owner/name"), {"device": "best", **weights.dtype_argument("auto")})]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import forked
 import pytest
 
 pytestmark = pytest.mark.dev_only
@@ -120,8 +120,6 @@ def test_a_field_that_nobody_answers_for_is_refused_by_name(tasks: Path, tiny_fo
         evaluate(tasks, model, ["tiny_generate"], gen_kwargs={"tempurature": 1})
     with pytest.raises(RequestError, match="top_p"):
         ChatLM(str(tiny_folder), device="cpu", top_p=7)
-    with pytest.raises(ValueError, match="truncation: has no meaning"):
-        ChatLM(str(tiny_folder), device="cpu", truncation=True)
 
 
 def test_fields_that_do_not_touch_log_likelihoods_are_named(
@@ -134,12 +132,159 @@ def test_fields_that_do_not_touch_log_likelihoods_are_named(
     assert "without min_p" in caplog.text
 
 
+def asked(given: Mapping[str, Any], *, context: str = "Say a:", **about: Any) -> dict[str, Any]:
+    """The request that a model of 100 tokens makes of what a task gives."""
+    from chatplan.adapters.lm_eval.requests import as_request
+
+    default: dict[str, Any] = {
+        "max_length": 100,
+        "max_gen_toks": 30,
+        "add_bos_token": None,
+        "defaults": {},
+        "bos": "<s>",
+    }
+    known = default | about
+    model: Any = SimpleNamespace(
+        chat=SimpleNamespace(defaults=known["defaults"]), tokenizer=SimpleNamespace(bos_token=known["bos"]), **known
+    )
+    return as_request(model, context, given)
+
+
+def test_a_task_that_says_nothing_is_greedy_with_the_models_length() -> None:
+    assert asked({}) == {
+        "messages": [{"role": "user", "content": "Say a:"}],
+        "chat_template": "{{ messages[0].content }}",
+        "add_special_tokens": True,
+        "truncate_prompt_tokens": 70,
+        "max_completion_tokens": 30,
+        "temperature": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "defaults", "limit"),
+    [
+        ({"max_gen_toks": 8}, {"max_tokens": 20}, 8),
+        ({}, {"max_tokens": 20}, 20),
+        ({}, {"max_tokens": 20, "max_completion_tokens": 15}, 15),
+        ({}, {}, 30),
+        ({"max_gen_toks": 99}, {}, 99),
+    ],
+)
+def test_the_length_is_the_tasks_then_the_arguments_then_the_models(
+    given: dict[str, Any], defaults: dict[str, Any], limit: int
+) -> None:
+    request = asked(given, defaults=defaults)
+    assert (request["max_completion_tokens"], request["truncate_prompt_tokens"]) == (limit, 100 - limit)
+    assert "max_gen_toks" not in request
+
+
+def test_an_answer_that_leaves_no_room_for_a_prompt_is_refused() -> None:
+    from chatplan import RequestError
+
+    with pytest.raises(RequestError, match="leaves no room for a prompt in 100 tokens, got 100") as caught:
+        asked({"max_gen_toks": 100})
+    assert caught.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("given", "defaults", "temperature"),
+    [
+        ({}, {}, 0),
+        ({}, {"temperature": 0.7}, None),
+        ({"do_sample": False}, {"temperature": 0.7}, 0),
+        ({"temperature": 0.0}, {"temperature": 0.7}, 0),
+        ({"do_sample": True}, {}, None),
+        ({"do_sample": True, "temperature": 0.3}, {"temperature": 0.7}, 0.3),
+        ({"do_sample": False, "temperature": 0.3}, {}, 0),
+    ],
+)
+def test_it_samples_only_where_the_task_or_else_the_arguments_say_so(
+    given: dict[str, Any], defaults: dict[str, Any], temperature: float | None
+) -> None:
+    request = asked(given, defaults=defaults)
+    assert request.get("temperature") == temperature
+    assert "do_sample" not in request
+
+
+def test_stop_strings_beams_and_fields_of_the_request_are_handed_on() -> None:
+    request = asked({"until": ["\n", "", "7"], "num_beams": 3, "top_k": 5})
+    assert request["stop"] == ["\n", "7"]
+    assert (request["use_beam_search"], request["n"], request["top_k"]) == (True, 3, 5)
+    assert not {"until", "num_beams"} & set(request)
+    assert not {"use_beam_search", "n"} & set(asked({"num_beams": 1}))
+    assert "stop" not in asked({"until": []})
+
+
+@pytest.mark.parametrize(
+    ("context", "add", "expected"),
+    [("Hi", None, True), ("Hi", True, True), ("Hi", False, False), ("<s>Hi", None, False), ("<s>Hi", True, False)],
+)
+def test_the_token_of_the_beginning_is_there_once(context: str, add: bool | None, expected: bool) -> None:
+    assert asked({}, context=context, add_bos_token=add)["add_special_tokens"] is expected
+
+
+def test_answers_keep_the_order_of_the_requests_and_are_kept_for_another_run(tiny_folder: Path) -> None:
+    from chatplan.adapters.lm_eval import ChatLM
+
+    model: Any = ChatLM(str(tiny_folder), device="cpu", dtype="float32", batch_size=3, think_end_token="]")
+    assert model.chat.model.settings.batch_size == 3
+    bodies: list[str] = []
+
+    def answered(requests: Any) -> Any:
+        for request in requests:
+            bodies.append(request["messages"][0]["content"])
+            yield SimpleNamespace(text=f"thought] of {bodies[-1]}")
+
+    kept: list[tuple[str, Any, str]] = []
+    model.chat = SimpleNamespace(complete_each=answered, defaults={})
+    model.cache_hook = SimpleNamespace(add_partial=lambda *given: kept.append(given))
+    asked_for = [SimpleNamespace(args=(text, {"max_gen_toks": 4})) for text in ("bb", "a", "dddd", "ccc")]
+    assert [text.strip() for text in model.generate_until(asked_for, disable_tqdm=True)] == [
+        "of bb", "of a", "of dddd", "of ccc"
+    ]  # fmt: skip
+    assert bodies == ["dddd", "ccc", "bb", "a"], "the longest first, so that a lack of memory shows at once"
+    assert [(name, args[0], text.strip()) for name, args, text in kept] == [
+        ("generate_until", text, f"of {text}") for text in bodies
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"truncation": True}, "truncation: has no meaning"),
+        ({"mixed_precision_dtype": "float16"}, "mixed_precision_dtype: has no meaning"),
+        ({"backend": "seq2seq"}, "backend: chatplan runs causal language models, not seq2seq"),
+        ({"think_end_token": "17"}, "think_end_token: give its text"),
+        ({"think_end_token": 17}, "think_end_token: give its text"),
+    ],
+)
+def test_what_has_no_meaning_here_is_refused_before_anything_is_loaded(given: dict[str, Any], said: str) -> None:
+    from chatplan.adapters.lm_eval import ChatLM
+
+    with pytest.raises(ValueError, match=said):
+        ChatLM("./nowhere", **given)
+
+
+def test_plugins_are_named_by_one_name_or_a_list(tiny_folder: Path) -> None:
+    from chatplan.adapters.lm_eval import ChatLM
+
+    one = ChatLM(str(tiny_folder), device="cpu", disable="beam", backend="default", top_k=3, max_stop=5)
+    assert "beam" not in one.chat.plugins.names
+    assert one.chat.defaults == {"top_k": 3}
+    assert one.chat.model.settings.max_stop == 5
+    many = ChatLM(str(tiny_folder), device="cpu", disable=["beam", "bias"])
+    assert not {"beam", "bias"} & set(many.chat.plugins.names)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_command_line_of_lm_eval_runs_without_a_server(tasks: Path, tiny_folder: Path, tmp_path: Path) -> None:
     words = ["-m", "chatplan.adapters.lm_eval", "run", "--model", "chatplan", "--device", "cpu", "--batch_size", "2"]
     words += ["--model_args", f"pretrained={tiny_folder},dtype=float32,seed=7", "--include_path", str(tasks)]
     words += ["--tasks", "tiny_generate", "--gen_kwargs", "temperature=1,max_gen_toks=8"]
     words += ["--output_path", str(tmp_path), "--log_samples"]
-    result = subprocess.run([sys.executable, *words], capture_output=True, encoding="utf-8", env=os.environ)
+    result = forked.run(words, capture_output=True, encoding="utf-8", timeout=300)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "tiny_generate" in result.stdout
     [samples] = tmp_path.rglob("samples_tiny_generate*.jsonl")
