@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
+from asyncio import _set_running_loop
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,8 @@ class Site:
 
     def answer(self) -> str:
         """The last answer's text, when it is there."""
-        self.page.wait_for_selector("#send:visible", timeout=60_000)
+        self.page.wait_for_selector("#send:visible")
+        assert self.page.locator(".answer[data-state=failed] .problem").all_inner_texts() == []
         return self.page.locator(".answer .choice .text").last.inner_text()
 
     def next_request(self) -> dict[str, Any]:
@@ -85,14 +88,26 @@ def body_of(request: Request) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """For one module: while it runs, its event loop occupies the thread, and other tests want loops of their own."""
+@pytest.fixture(scope="session")
+def launched() -> Iterator[tuple[Browser, asyncio.AbstractEventLoop]]:
+    """One browser for all files, and the event loop that runs in this thread while it is there."""
     place = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=place, args=FLAGS)
-        yield browser
+        loop = asyncio.get_running_loop()
+        _set_running_loop(None)
+        yield browser, loop
+        _set_running_loop(loop)
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(launched: tuple[Browser, asyncio.AbstractEventLoop]) -> Iterator[Browser]:
+    """The browser. Its loop is seen only while a module here runs: other tests want loops of their own."""
+    browser, loop = launched
+    _set_running_loop(loop)
+    yield browser
+    _set_running_loop(None)
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +124,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Site]]:
 
     def make(url: str, **options: Any) -> Site:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         return Site(context.new_page(), url)
 

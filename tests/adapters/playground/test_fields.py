@@ -25,7 +25,7 @@ TYPED: dict[str, tuple[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def schema(tiny_site: Any) -> dict[str, Any]:
-    found: dict[str, Any] = httpx.get(f"{tiny_site.url}/v1/chat/completions/schema").json()
+    found: dict[str, Any] = httpx.get(f"{tiny_site.url}/v1/chat/completions/schema", timeout=60).json()
     return found
 
 
