@@ -90,8 +90,9 @@ def _become(given: Mapping[str, Any], files: Sequence[int]) -> None:
     os.environ.update(given["env"])
     time.tzset()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdin, sys.stdout, sys.stderr = (open(n, mode, encoding="utf-8", errors=errors, buffering=1) for n, mode, errors in
-                                         ((0, "r", "strict"), (1, "w", "strict"), (2, "w", "backslashreplace")))  # fmt: skip
+    sys.stdin = os.fdopen(0, "r", encoding="utf-8")
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", buffering=1)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     kind, *arguments = given["arguments"]
     more = [entry for entry in given["env"].get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [*more, *(entry for entry in sys.path if entry not in more)]
@@ -165,7 +166,8 @@ class _Server:
         self.folder = tempfile.TemporaryDirectory(prefix="forked-")
         self.path = str(Path(self.folder.name, "socket"))
         own = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        self.process = subprocess.Popen([sys.executable, __file__, self.path], env=os.environ | own, stdin=subprocess.PIPE)
+        command = [sys.executable, __file__, self.path]
+        self.process = subprocess.Popen(command, env=os.environ | own, stdin=subprocess.PIPE)
 
     def connect(self) -> socket.socket:
         until = time.monotonic() + 120
