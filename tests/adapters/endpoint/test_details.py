@@ -34,7 +34,7 @@ def shape(*choices: dict[str, Any], seed: int | None = 3, more: Any = None, **pa
 def test_the_likeliest_by_its_mean_comes_first() -> None:
     found = shape(
         choice(0, "long", entry(A, -1.0), entry(A, -1.0), entry(A, -1.0)),
-        choice(1, "short", entry(B, -2.0), entry(B, -1.0)),
+        choice(1, "short", entry(B, -1.3), entry(B, -1.5)),  # the greater sum
         choice(2, "none"),
         best_of=3, do_sample=True, details=True,
     )  # fmt: skip

@@ -28,7 +28,8 @@ with warnings.catch_warnings():
     from ray.util.state import list_actors
 CONFIG = Path(__file__).parents[3] / "examples" / "ray_serve" / "serve.yaml"
 NAME = f"chatplan-{os.getpid()}"
-SMALL = {"kv_cache_bytes": 100_000_000, "max_model_len": 1024, "dtype": "float32", "num_cpus": 0.5, "gateways": 1}
+SMALL = {"kv_cache_bytes": 100_000_000, "max_model_len": 1024, "dtype": "float32", "device": "cpu", "num_cpus": 0.5,
+         "gateways": 1}  # fmt: skip
 
 
 def free_port() -> int:
@@ -109,6 +110,7 @@ def fleet(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_AUTH_TOKEN", secrets.token_hex(32))):
             patch.setenv(name, value)
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # hidden from these tests, and Ray believes it
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         port = free_port()
         ray.init(num_cpus=4, num_gpus=1, dashboard_port=port, namespace="serve", log_to_driver=False)

@@ -19,7 +19,7 @@ from waiting import wait_until
 
 from chatplan.adapters.ray_serve.commands import main
 
-SMALL = "--kv-cache-bytes 100000000 --max-model-len 1024 --dtype float32 --num-cpus 0.5"
+SMALL = "--kv-cache-bytes 100000000 --max-model-len 1024 --dtype float32 --device cpu --num-cpus 0.5"
 
 
 @pytest.mark.parametrize(
