@@ -14,17 +14,20 @@ from pydantic import BaseModel, Field
 import chatplan
 from chatplan import Plugins, hookimpl
 from chatplan.adapters.reference import field_page, with_field_tables
-from chatplan.adapters.reference.command_pages import commands_page
+from chatplan.adapters.reference.command_pages import _commands, commands_page
 from chatplan.adapters.reference.errors import error_classes, errors_page, further_codes
 from chatplan.adapters.reference.facts import facts_of, note_of, notes
+from chatplan.adapters.reference.hooks import hook_page
 from chatplan.adapters.reference.html import plugins_html
 from chatplan.adapters.reference.markdown import as_markdown, block, cell, code, moved, prose, table, without_links
 from chatplan.adapters.reference.plugins import plugin_facts, plugin_page
 from chatplan.adapters.reference.settings import _kind, _leaves, _row, model_settings_page
+from chatplan.adapters.reference.support import server_rows
 from chatplan.adapters.reference.table import by_group
 from chatplan.adapters.reference.types import default_words, range_words, type_words
 from chatplan.errors import ChatplanError
 from chatplan.fields import GROUPS, request_schema
+from chatplan.request import parse_request
 
 # --- types and ranges -------------------------------------------------------------------------------------------------
 
@@ -191,6 +194,26 @@ def test_a_page_without_the_marks_is_an_error_that_says_which(text: str) -> None
         with_field_tables(begin, Plugins(installed=False))
 
 
+def test_the_page_of_a_hook_has_its_own_part_of_the_guide_with_links_that_hold() -> None:
+    guide = (
+        "# Hooks\n\n## engine(a)\n\nNot this.\n\n## check_request(b)\n\nThis [one](engines.md).\n\n## Else\n\nNor.\n"
+    )
+    page = hook_page("check_request", Plugins(installed=False), guide)
+    assert page.endswith("## In use\n\nThis [one](../../engines.md).\n")
+    assert "## In use" not in hook_page("constraint", Plugins(installed=False), guide)
+
+
+@pytest.mark.dev_only
+def test_a_server_takes_a_field_by_its_name_or_another_or_needs_none() -> None:
+    requests = {
+        name: parse_request(facts_of(name, {}).request) for name in ("temperature", "repetition_penalty", "stream")
+    }
+    rows = {name: dict(server_rows(name, request)) for name, request in requests.items()}
+    assert rows["temperature"]["`vllm`"] == "yes"
+    assert rows["repetition_penalty"]["`llama.cpp`"] == "as `repeat_penalty`"
+    assert rows["stream"]["`openai`"] == "yes, nothing is sent: done on this side"
+
+
 # --- plugins ----------------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +324,15 @@ def test_every_command_has_its_usage_meaning_and_options() -> None:
     assert "| `--version` | Print the version and leave. |" in sections["chatplan"]
     assert "Serve a model over HTTP; `chatplan serve --help` lists all settings." in sections["chatplan serve"]
     assert "``" not in page.replace("```", "")
+    assert page.startswith(f"# Every command\n\n{root.help.splitlines()[0]}\n\n## chatplan\n")
+
+
+def test_commands_within_commands_are_listed_but_for_hidden_ones() -> None:
+    import click
+
+    inner = click.Group("b", commands=[click.Command("c"), click.Command("d", hidden=True)])
+    root = click.Group("a", commands=[inner, click.Command("e", hidden=True), click.Command("f")])
+    assert [path for path, _ in _commands(root, "a")] == ["a", "a b", "a b c", "a f"]
 
 
 def test_errors_stand_below_what_they_are_kinds_of() -> None:
