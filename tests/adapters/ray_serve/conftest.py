@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -25,6 +24,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray has some of its own
     import ray
     from ray import serve
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
     from ray.util.state import list_actors
 CONFIG = Path(__file__).parents[3] / "examples" / "ray_serve" / "serve.yaml"
 NAME = f"chatplan-{os.getpid()}"
@@ -50,15 +50,14 @@ def until(what: Callable[[], object], seconds: float = 60) -> None:
 class Fleet:
     """The application: its address, a key, and its replicas, one process each."""
 
-    def __init__(self, config: dict[str, Any], dashboard: str, folder: Path, key: str) -> None:
+    def __init__(self, config: dict[str, Any], dashboard: str, key: str) -> None:
         self.config, self.key = config, key
         self.url = f"http://127.0.0.1:{config['http_options']['port']}"
-        self._dashboard, self._file = dashboard, folder / "serve.yaml"
+        self._dashboard = dashboard
 
     def deploy(self) -> None:
-        self._file.write_text(yaml.safe_dump(self.config))
-        subprocess.run(["serve", "deploy", "-a", self._dashboard, str(self._file)], check=True, capture_output=True,
-                       timeout=120)  # fmt: skip
+        """What ``serve deploy`` does with the file."""
+        ServeSubmissionClient(self._dashboard).deploy_applications(self.config)
         until(lambda: self.state() == "RUNNING", 240)
 
     def state(self) -> str:
@@ -113,9 +112,9 @@ def fleet(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # hidden from these tests, and Ray believes it
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         port = free_port()
-        ray.init(num_cpus=4, num_gpus=1, dashboard_port=port, namespace="serve", log_to_driver=False)
+        ray.init(num_cpus=2, num_gpus=1, dashboard_port=port, namespace="serve", log_to_driver=False)
         try:
-            fleet = Fleet(config, f"http://127.0.0.1:{port}", folder, key)
+            fleet = Fleet(config, f"http://127.0.0.1:{port}", key)
             fleet.deploy()
             yield fleet
             ended = fleet.processes().values()

@@ -1,16 +1,23 @@
-"""Two replicas of the real model on Ray Serve: fields, streams, credentials, and a replica that is killed."""
+"""Two replicas of the real model on Ray Serve: fields, streams, credentials, a replica that is killed, the command."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import ray
+from ray import serve
 
 pytestmark = [pytest.mark.model, pytest.mark.slow, pytest.mark.dev_only, pytest.mark.timeout(600)]
 
@@ -193,3 +200,38 @@ def test_fewer_replicas_by_the_config_file(fleet: Fleet, http: httpx.Client) -> 
     fleet.until(lambda: fleet.running() == 1 and len(fleet.processes()) == 1)
     assert set(fleet.processes()) < set(before)
     assert http.post(PATH, json=ask("Hi", max_tokens=1)).status_code == 200
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+SMALL = "--kv-cache-bytes 100000000 --max-model-len 1024 --dtype float32 --device cpu --num-cpus 0.5"
+
+
+def test_a_signal_ends_the_command_after_the_last_answer(fleet: Fleet, model_path: str, tmp_path: Path) -> None:
+    """On the same cluster, in place of the fleet; it is the last test, as Serve ends with the command."""
+    serve.delete(fleet.config["applications"][0]["name"])
+    command = [sys.executable, "-m", "chatplan.adapters.ray_serve", model_path, *SMALL.split()]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    log = tmp_path / "log"
+    body = ask("Tell me a story.", max_tokens=200, ignore_eos=True)
+    del body["model"]
+    with log.open("w") as out, subprocess.Popen(command, env=environment, stdout=out, stderr=out) as process:
+        try:
+
+            def healthy() -> bool:
+                assert process.poll() is None, log.read_text()[-2000:]
+                return httpx.get(f"{fleet.url}/health", timeout=60).status_code == 200
+
+            def runs() -> bool:
+                assert not answer.done()
+                return any(fleet.metric("chatplan_requests_running").values())
+
+            fleet.until(healthy, 240)
+            with ThreadPoolExecutor(1) as pool:
+                answer = pool.submit(httpx.post, f"{fleet.url}{PATH}", json=body, timeout=100)
+                fleet.until(runs)
+                process.send_signal(signal.SIGTERM)
+                assert answer.result(120).json()["usage"]["completion_tokens"] == 200
+            assert process.wait(120) == 0
+        finally:
+            process.kill()
