@@ -52,7 +52,7 @@ async def talk(chat: ChatPipeline) -> None:
 
 
 def main() -> None:
-    chat = pipeline("chat", model=MODEL, temperature=0, max_tokens=20)
+    chat = pipeline("chat", model=MODEL, temperature=0, max_tokens=8)
     asyncio.run(talk(chat))
 
 

@@ -22,15 +22,15 @@ def ask(question: str, **fields: Any) -> dict[str, Any]:
 def supply() -> Iterator[dict[str, Any]]:
     """Requests may come from a generator; a batch is taken at a time."""
     for number in range(1, 7):
-        yield ask(f"What is {number} plus {number}?", temperature=0, max_tokens=16)
+        yield ask(f"What is {number} plus {number}?", temperature=0, max_tokens=8)
 
 
 def main() -> None:
     chat = pipeline("chat", model=MODEL, batch_size=4)
     requests = [
-        ask("Name a fruit.", temperature=0, max_tokens=12),
-        ask("Name a planet.", seed=3, top_p=0.8, max_tokens=24, stop=["\n"]),
-        ask("Name a colour.", seed=3, presence_penalty=1.5, n=2, max_tokens=12),
+        ask("Name a fruit.", temperature=0, max_tokens=8),
+        ask("Name a planet.", seed=3, top_p=0.8, max_tokens=12, stop=["\n"]),
+        ask("Name a colour.", seed=3, presence_penalty=1.5, n=2, max_tokens=8),
     ]
     start = time.perf_counter()
     together = chat(requests)

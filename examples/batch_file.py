@@ -22,9 +22,9 @@ def write(path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for number in range(12):
             question = f"What is {number} plus {number}?"
-            body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "max_tokens": 12}
+            body: dict[str, Any] = {"messages": [{"role": "user", "content": question}], "max_tokens": 6}
             if number == 5:
-                body["max_token"] = 12
+                body["max_token"] = 6
             entry = {"custom_id": f"sum-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
             file.write(json.dumps(entry) + "\n")
 

@@ -15,7 +15,7 @@ QUESTION = [{"role": "user", "content": "Name the largest ocean."}]
 
 
 def main() -> None:
-    chat = pipeline("chat", model=MODEL, max_tokens=40)
+    chat = pipeline("chat", model=MODEL, max_tokens=20)
     beams: dict[str, Any] = {"use_beam_search": True, "n": 2, "best_of": 4, "logprobs": True}
     for penalty in (0.0, 1.0):
         print(f"length_penalty {penalty}, the best 2 of 4 beams:")

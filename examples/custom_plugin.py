@@ -56,7 +56,7 @@ class Lipogram:
 
 
 def main() -> None:
-    chat = pipeline("chat", model=MODEL, plugins=[Lipogram()], temperature=0, max_tokens=24)
+    chat = pipeline("chat", model=MODEL, plugins=[Lipogram()], temperature=0, max_tokens=12)
     question = {"messages": [{"role": "user", "content": "Describe the sea at night."}]}
     answers = chat([{**question, "avoid_letters": letters} for letters in ("", "e", "st")])
     for letters, answer in zip(("", "e", "st"), answers, strict=True):

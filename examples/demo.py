@@ -41,7 +41,7 @@ def streamed(chat: ChatPipeline) -> None:
 
 
 def seeded(chat: ChatPipeline) -> None:
-    wish: dict[str, Any] = {"seed": 7, "temperature": 1.0, "top_p": 0.9, "max_tokens": 24}
+    wish: dict[str, Any] = {"seed": 7, "temperature": 1.0, "top_p": 0.9, "max_tokens": 12}
     question = ask("Invent a name for a lighthouse keeper's cat.")
     with console.status("sampling alone"):
         alone = chat(question, **wish)

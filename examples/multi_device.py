@@ -19,8 +19,8 @@ QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def split_by_hand(folder: str) -> ChatPipeline:
-    """The last twenty of thirty layers stay on disk and come to memory one at a time: slow, but it fits."""
-    layers = {f"model.layers.{number}": "cpu" if number < 10 else "disk" for number in range(30)}
+    """The last five of thirty layers stay on disk and come to memory one at a time: slow, but it fits."""
+    layers = {f"model.layers.{number}": "cpu" if number < 25 else "disk" for number in range(30)}
     rest = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "cpu"}
     return pipeline("chat", model=MODEL, device_map={**layers, **rest}, model_kwargs={"offload_folder": folder})
 

@@ -35,6 +35,8 @@ EXPECTED = {
     "tensor_parallel.py": "engine: tensor_parallel\nThe capital of France is Paris.",
     "weather_tools.py": "weather(city='Bern', unit='celsius') -> {'sky': 'sunny', 'degrees': 21}",
 }
+# Their own programs are forks as well: what they show is not how an interpreter starts.
+START_OTHERS = {"batch_file.py", "tensor_parallel.py"}
 NEWEST = {"remote.py", "server.py", "tensor_parallel.py", "weather_tools.py"}  # need newer transformers
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -53,7 +55,8 @@ def run(checkpoint: str, *arguments: str | Path) -> str:
     "name", [pytest.param(name, marks=pytest.mark.dev_only if name in NEWEST else ()) for name in sorted(EXPECTED)]
 )
 def test_example_runs(model_path: str, name: str) -> None:
-    assert EXPECTED[name] in run(model_path, Path("examples", name))
+    forking = ("-m", "forking") if name in START_OTHERS and forked.FORKS else ()
+    assert EXPECTED[name] in run(model_path, *forking, Path("examples", name))
 
 
 @pytest.mark.model

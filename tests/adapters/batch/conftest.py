@@ -98,8 +98,6 @@ class Files:
         path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("PYTHONPATH")]))
         variables = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, **environment}
         given: dict[str, Any] = {"env": os.environ | variables, "stderr": subprocess.PIPE, "text": True}
-        if launcher:
-            return subprocess.Popen([sys.executable, *command], **given)
         started: subprocess.Popen[str] = forked.Popen(command, **given)
         return started
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import forked
 import pytest
 from waiting import wait_until
 
@@ -90,7 +91,8 @@ def test_ctrl_c_says_how_to_go_on(files: Files, bodies: list[Body]) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_file_of_one(files: Files, bodies: list[Body]) -> None:
     files.write(bodies)
-    said = end(files.start(*SMALL, launcher=launcher(2)), 0)
+    forking = ("-m", "forking") if forked.FORKS else ()  # the launcher's workers as well
+    said = end(files.start(*SMALL, launcher=[*forking, *launcher(2)]), 0)
     assert said.count("10 answered, 1 refused; ") == 1
     assert files.output.read_bytes() == whole(files)
     assert not files.work.exists()
@@ -164,7 +166,7 @@ def test_a_line_tells_how_far_it_is_where_there_is_no_terminal(
 def test_a_real_model(files: Files, ask: Ask, model_path: str) -> None:
     """In the checkpoint's own type, with a GPU's or a CPU's last bits."""
     files.model = model_path
-    files.write([ask(f"Name {at} fruits.", max_tokens=4, logprobs=True) for at in range(6)])
+    files.write([ask(f"Name {at} fruits.", max_tokens=4, logprobs=True) for at in range(4)])
     arguments = (*SMALL, "--dtype", "auto")
     end(files.start(*arguments, DIE_AT="4"), -signal.SIGKILL)
     end(files.start(*arguments), 0)
