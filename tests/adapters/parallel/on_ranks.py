@@ -1,10 +1,14 @@
 """A program for torchrun: asks the divided model for what it is given, disturbs it in between, and writes what it said.
 
-torchrun --standalone --nproc-per-node 2 on_ranks.py CHECKPOINT REQUESTS ANSWERS
+on_ranks.py CHECKPOINT REQUESTS ANSWERS
+
+It is what ``torchrun --standalone --nproc-per-node 2`` does, but that the ranks are forks of this process, which spares
+each of them its imports.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 import time
@@ -13,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import LogitsProcessor
 
 from chatplan import ChatCompletionRequest, ChatplanError, Stage, hookimpl, pipeline
@@ -89,5 +94,21 @@ def idle(chat: Any) -> float:
 
 DISTURBANCES = {each.__name__: each for each in (cancelled, broken_processor, broken_step, idle)}
 
+
+def rank(*arguments: str) -> None:
+    """What an interpreter does; forks that torchrun makes run nothing at their end, and must return."""
+    try:
+        main(*arguments)
+    except SystemExit as end:
+        if end.code:
+            raise RuntimeError(f"a rank ended with {end.code}") from end
+    finally:
+        atexit._run_exitfuncs()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    torchrun = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+        start_method="fork", monitor_interval=0.1,
+    )  # fmt: skip
+    elastic_launch(torchrun, rank)(*sys.argv[1:])

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM
 
 from chatplan import ChatPipeline, EngineError, pipeline
-from chatplan.adapters.parallel import tensor_parallel
+from chatplan.adapters.parallel import processes, tensor_parallel
 from chatplan.adapters.parallel.loading import attention_plan
+from chatplan.standin import stand_in
 
 pytestmark = pytest.mark.dev_only
+FOLLOWER = ["-m", "chatplan.adapters.parallel.follower"]
 HELLO = [{"role": "user", "content": "Hello there"}]
 COMMON = {"messages": HELLO, "max_tokens": 10, "return_token_ids": True}
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -46,11 +48,7 @@ def divided(checkpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     requests, answers = folder / "requests.json", folder / "answers.json"
     requests.write_text(json.dumps(REQUESTS), "utf-8")
     program = Path(__file__).with_name("on_ranks.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               str(program), checkpoint, str(requests), str(answers)]  # fmt: skip
-    result = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, encoding="utf-8", timeout=300
-    )
+    result = forked.run([program, checkpoint, requests, answers], capture_output=True, encoding="utf-8", timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     found: dict[str, Any] = json.loads(answers.read_text("utf-8"))
     return found
@@ -97,15 +95,27 @@ def test_the_next_answer_is_right_after(name: str, whole: ChatPipeline, divided:
 
 
 @pytest.mark.slow
-@pytest.mark.model
-def test_the_real_model_on_two_ranks(model_path: str, pipe: ChatPipeline) -> None:
-    """Its nine heads are attended to on each of the two."""
-    expected = essence(pipe({**REQUESTS["choices"], "max_tokens": 16}).to_dict())
-    chat = pipeline("chat", model=model_path, tensor_parallel_size=2, dtype=torch.float32)
+def test_heads_that_cannot_be_divided_say_the_same(tmp_path: Path) -> None:
+    """Nine heads are attended to on each of the two ranks, of which the second is a process that we start."""
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=72, intermediate_size=64, num_hidden_layers=2, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=1024, initializer_range=0.4, bos_token_id=None,
+        eos_token_id=257, pad_token_id=256,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        LlamaForCausalLM(config).save_pretrained(tmp_path)
+    stand_in().tokenizer.save_pretrained(tmp_path)
+    expected = essence(pipeline("chat", model=str(tmp_path))(REQUESTS["choices"]).to_dict())
+    before = set(psutil.Process().children())
+    chat = pipeline("chat", model=str(tmp_path), tensor_parallel_size=2, dtype=torch.float32)
     try:
-        assert essence(chat({**REQUESTS["choices"], "max_tokens": 16}).to_dict()) == expected
+        ranks = set(psutil.Process().children()) - before
+        assert [rank.cmdline()[-1] for rank in ranks] == ["chatplan.adapters.parallel.follower"]
+        assert essence(chat(REQUESTS["choices"]).to_dict()) == expected
     finally:
         chat.chat.close()
+    assert not [rank for rank in ranks if rank.is_running()]
 
 
 @pytest.mark.slow
@@ -140,9 +150,18 @@ def test_a_model_is_placed_once(checkpoint: str, tiny_model: LlamaForCausalLM) -
         pipeline("chat", model=tiny_model, tensor_parallel_size=2)
 
 
-def test_what_rank_0_fails_in_leaves_no_process(checkpoint: str) -> None:
-    before = set(psutil.Process().children())
+def test_what_rank_0_fails_in_leaves_no_process(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranks: list[Any] = []
+
+    def start(number: int, job: bytes) -> Any:
+        environment = {**os.environ, "LOCAL_RANK": str(number)}
+        ranks.append(forked.Popen(FOLLOWER, stdin=subprocess.PIPE, env=environment))
+        with ranks[-1].stdin as stdin:
+            stdin.write(job)
+        return ranks[-1]
+
+    monkeypatch.setattr(processes, "_start", start)
     with pytest.raises(ValueError, match="no such attention"):
         tensor_parallel(checkpoint, 2, attn_implementation="no such attention")
-    assert set(psutil.Process().children()) <= before
+    assert [rank.poll() is None for rank in ranks] == [False]
     assert not torch.distributed.is_initialized()
