@@ -33,8 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process is left with one at the end."""
+COLLECTED = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the ids before any are deselected. Files with slow tests come first, so that no process ends with one."""
+    config.stash[COLLECTED] = [item.nodeid for item in items]
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -63,6 +68,12 @@ class _Push(LogitsProcessor):
         if position < len(self.ids):
             scores[0, self.ids[position]] += 10_000
         return scores
+
+
+@pytest.fixture
+def collected_ids(pytestconfig: pytest.Config) -> list[str]:
+    """The ids of all tests that this process found, also of those that it does not run."""
+    return pytestconfig.stash[COLLECTED]
 
 
 # --- the real model ---------------------------------------------------------------------------------------------------

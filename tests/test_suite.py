@@ -19,21 +19,15 @@ FOR_EVER = "asyncio.Event().wait()"
 WAITS = ("join", "wait", "result", "get", "communicate", "acquire")
 
 
-def collecting(seed: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    environment = os.environ | {"PYTHONHASHSEED": seed}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
-
-
 @pytest.mark.slow
-def test_ids_are_the_same_in_each_process() -> None:
+def test_ids_are_the_same_in_each_process(pytestconfig: pytest.Config, collected_ids: list[str]) -> None:
     """Else processes cannot share the tests. What differs is an address, a time, or the order of a set."""
-    printed = [process.communicate(timeout=200)[0] for process in [collecting("1"), collecting("2")]]
-    first, second = ([line for line in text.splitlines() if "::" in line] for text in printed)
-    assert len(first) > 1000
-    assert sorted(set(first) ^ set(second)) == []
-    assert first == second
-    assert len(set(first)) == len(first)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *pytestconfig.args]
+    environment = os.environ | {"PYTHONHASHSEED": "1"}  # that of this process is another one, by chance
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=True)
+    other = [line for line in done.stdout.splitlines() if "::" in line]
+    assert sorted(set(collected_ids) ^ set(other)) == []
+    assert len(set(collected_ids)) == len(collected_ids) == len(other)
 
 
 @pytest.mark.parametrize("file", FILES)

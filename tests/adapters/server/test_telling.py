@@ -200,6 +200,8 @@ def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     root = logging.getLogger()
     level = root.level
     monkeypatch.setattr(root, "handlers", [])
+    factory = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(logging.LogRecord)  # Ray's, where a test before brought it, adds a field of its own
 
     def start(**settings: Any) -> Written:
         configure(ServerSettings(**settings))
@@ -207,6 +209,7 @@ def log(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     yield start
     root.setLevel(level)
+    logging.setLogRecordFactory(factory)
 
 
 def test_each_field_of_a_line(log: Any, monkeypatch: pytest.MonkeyPatch) -> None:
