@@ -22,6 +22,11 @@ WITH_MODEL = CHATPLAN_MODEL=$$($(BIN)/python examples/smollm2.py) && export CHAT
 # Whole files to a process, the files with slow tests first; the order within a file stays.
 SPREAD := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+# What needs a browser, other libraries or processes of its own is left to `make test`, as are libraries' own compilers.
+NOT_FAST := $(addprefix --ignore=tests/,ecosystem benchmarks docs packaging hooks/test_backends.py hooks/test_xgrammar.py \
+	hooks/test_draw.py $(addprefix adapters/,playground parallel ray_serve remote tgi bench cli/terminal cli/test_doctor.py \
+	batch/test_killed.py))
+
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -38,18 +43,16 @@ demo: $(VENV)/.demo ## install, fetch a small model (93 MB), and run examples/de
 test: check test-unit test-compat ## the checks, and all tests on both transformers versions
 
 test-fast: $(VENV)/.dev ## after every change: what needs neither the real model nor much time
-	@$(BIN)/python -m pytest --quiet $(SPREAD) -m "not slow and not model and not serial and not gpu"
+	@$(BIN)/python -m pytest --quiet $(SPREAD) $(NOT_FAST) -m "not slow and not model and not gpu"
 
 test-unit: $(VENV)/.dev $(VENV)/.browser ## all tests, on the pinned versions
 	@echo "== tests: transformers $$($(version))"
-	@$(WITH_MODEL) $(BIN)/python -m pytest $(SPREAD) -m "not serial and not gpu" --junitxml=build/junit/unit.xml
-	@echo "== tests that want the machine for themselves"
-	@$(WITH_MODEL) $(BIN)/python -m pytest -m "serial and not gpu" --junitxml=build/junit/serial.xml
+	@$(WITH_MODEL) $(BIN)/python -m pytest $(SPREAD) -m "not gpu" --junitxml=build/junit/unit.xml
 
 test-compat: export PYTHONPATH := $(CURDIR)/$(OLDEST)
 test-compat: $(VENV)/.dev $(OLDEST)/.made ## what touches transformers, on the oldest version
 	@echo "== tests: transformers $$($(version))"
-	@$(WITH_MODEL) $(BIN)/python -m pytest $(SPREAD) -m "not slow and not serial and not gpu and not dev_only" \
+	@$(WITH_MODEL) $(BIN)/python -m pytest $(SPREAD) -m "not slow and not gpu and not dev_only" \
 		--junitxml=build/junit/compat.xml --ignore=tests/adapters/tgi/test_gateway.py $(OLDEST_TESTS)
 
 check: $(VENV)/.dev ## lint, format and types

@@ -125,6 +125,7 @@ print(json.dumps(codes))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each order of imports needs a process of its own, here a fork")
 def test_the_task_is_known_in_whatever_order_things_are_imported() -> None:
     scripts = {name: f"{first}\n{CHECK}" for name, first in ORDERS.items()}
