@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 import torch
-from transformers import LogitsProcessor
+from transformers import LlamaForCausalLM, LogitsProcessor
 from waiting import join, wait_until
 
 from chatplan import Chat, ChatCompletionRequest, ChatPipeline, Stage, hookimpl
@@ -91,6 +91,15 @@ def server_url(pipe: ChatPipeline) -> Iterator[str]:
     """The address of a server with the real model."""
     with running(pipe.chat) as server:
         yield server.url
+
+
+@pytest.fixture(scope="session")
+def readable_model(new_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
+    """The tiny model; its likeliest tokens are printable ASCII, so no answer ends by itself or within a character."""
+    model = new_model()
+    with torch.no_grad():
+        model.lm_head.weight[len(range(ord("!"), ord("~") + 1)) :] = 0
+    return model
 
 
 # --- a model as slow as a test needs ----------------------------------------------------------------------------------

@@ -88,15 +88,6 @@ def check_serialisable(value: Any) -> None:
 
 
 @pytest.fixture(scope="session")
-def readable_model(new_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
-    """The tiny model; its likeliest tokens are printable ASCII, so no answer ends by itself or within a character."""
-    model = new_model()
-    with torch.no_grad():
-        model.lm_head.weight[len(range(ord("!"), ord("~") + 1)) :] = 0
-    return model
-
-
-@pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory, readable_model: LlamaForCausalLM) -> Path:
     """A model's repository: the checkpoint, and the files of the example."""
     place = tmp_path_factory.mktemp("repository")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy
 import pytest
-import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -259,15 +258,6 @@ def check_grammar(grammar: dict[str, Any]) -> None:
         raise Invalid("Grammar must have a 'properties' field")
     if grammar["type"] == "regex" and not isinstance(schema, str):
         raise Invalid("`grammar` of the type regex is a text")
-
-
-@pytest.fixture(scope="session")
-def readable_model(new_model: Callable[[], LlamaForCausalLM]) -> LlamaForCausalLM:
-    """The tiny model; its likeliest tokens are printable ASCII, so no answer ends by itself or within a character."""
-    model = new_model()
-    with torch.no_grad():
-        model.lm_head.weight[len(range(ord("!"), ord("~") + 1)) :] = 0
-    return model
 
 
 @pytest.fixture(scope="session")
